@@ -1,0 +1,1 @@
+"""The kernel: what two daemons must agree on."""

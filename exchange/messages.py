@@ -1,0 +1,687 @@
+"""Commands, replies, event frames and the control messages between daemons, as frozen structs.
+
+Every struct is a MessagePack array. Fields are append-only. The engine's own four families (commands, replies, event frames,
+snapshots) are specified to the byte in docs/PROTOCOL.md, because two engines must agree on them.
+"""
+
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from exchange.domain import ALL_INSTRUMENTS
+
+
+class Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of everything that crosses a socket or lies in a journal."""
+
+
+# --- commands: ask; one MessagePack array each, first element is the tag -----------------------------------------
+
+
+class Submit(Wire, tag=1):
+    """Enter an order. `price` 0 for MARKET; `expire_ns` only for GTD; 0 means "none" for the three instants."""
+
+    account: str
+    client_order_id: str
+    instrument: int
+    side: int
+    kind: int
+    time_in_force: int
+    flags: int
+    self_trade: int
+    price: int
+    quantity: int
+    expire_ns: int = 0
+    deadline_ns: int = 0
+    client_ns: int = 0
+
+
+class Cancel(Wire, tag=2):
+    """Cancel the order named by `order_id`, or when that is 0 by `target_id`, its client order id."""
+
+    account: str
+    instrument: int
+    order_id: int
+    target_id: str = ""
+    deadline_ns: int = 0
+
+
+class Replace(Wire, tag=3):
+    """Change price and quantity. Priority stays only when the price stays and the open quantity does not grow."""
+
+    account: str
+    client_order_id: str
+    instrument: int
+    order_id: int
+    target_id: str
+    price: int
+    quantity: int
+    basis: int
+    deadline_ns: int = 0
+    client_ns: int = 0
+
+
+class Reduce(Wire, tag=4):
+    """Lower the open quantity by `quantity`, keeping priority; down to zero or below is a cancel."""
+
+    account: str
+    client_order_id: str
+    instrument: int
+    order_id: int
+    target_id: str
+    quantity: int
+    deadline_ns: int = 0
+    client_ns: int = 0
+
+
+class MassCancel(Wire, tag=5):
+    """Cancel all orders of `account` ("" = everybody, operators only) in `instrument` or in all of the shard."""
+
+    account: str
+    instrument: int = ALL_INSTRUMENTS
+
+
+class SetState(Wire, tag=6):
+    """Change the trading state of one instrument or of all."""
+
+    instrument: int
+    state: int
+    actor: str
+
+
+class DefineInstrument(Wire, tag=7):
+    """Create or change an instrument. `collar_bps` 0 = no collar, `position_limit` -1 = none."""
+
+    index: int
+    symbol: str
+    tick: int
+    lot: int
+    quantity_min: int
+    quantity_max: int
+    price_min: int
+    price_max: int
+    collar_bps: int
+    reference_price: int
+    position_limit: int
+
+
+class SetPositionLimit(Wire, tag=8):
+    """Override the position limit of one account in one instrument; -1 returns to the instrument's own."""
+
+    account: str
+    instrument: int
+    limit: int
+    actor: str
+
+
+class Tick(Wire, tag=9):
+    """Time passes: drives GTD expiry, dead-man timers and the ageing of the de-duplication window."""
+
+
+class EpochStart(Wire, tag=10):
+    """First command of each term of a primary."""
+
+    epoch: int
+    node: str
+    incarnation: int
+
+
+class QueryOrder(Wire, tag=11):
+    """Ask for one order. It travels through the log, so the answer is as good as a decision."""
+
+    account: str
+    instrument: int
+    order_id: int
+    target_id: str = ""
+
+
+class QueryOpen(Wire, tag=12):
+    """Ask for open orders of an account, ascending by order id, those above `after_order_id`, at most `limit`."""
+
+    account: str
+    instrument: int = ALL_INSTRUMENTS
+    after_order_id: int = 0
+    limit: int = 1000
+
+
+class Resolve(Wire, tag=13):
+    """Make an unknown outcome known: the recorded answer of the id, or a tombstone that voids a late original."""
+
+    account: str
+    instrument: int
+    client_order_id: str
+
+
+class ArmDeadMan(Wire, tag=14):
+    """Cancel the account's orders once `timeout_ns` of log time pass without this being repeated; 0 disarms."""
+
+    account: str
+    instrument: int
+    timeout_ns: int
+
+
+Command = (
+    Submit
+    | Cancel
+    | Replace
+    | Reduce
+    | MassCancel
+    | SetState
+    | DefineInstrument
+    | SetPositionLimit
+    | Tick
+    | EpochStart
+    | QueryOrder
+    | QueryOpen
+    | Resolve
+    | ArmDeadMan
+)
+
+CUSTOMER_COMMANDS = sum(1 << tag for tag in (1, 2, 3, 4, 5, 11, 12, 13, 14))
+"""Bit mask of the tags that a gateway may send (a MassCancel needs an account there)."""
+OPERATOR_COMMANDS = CUSTOMER_COMMANDS | sum(1 << tag for tag in (6, 7, 8))
+"""What the coordinator may send."""
+SHARD_COMMANDS = OPERATOR_COMMANDS | 1 << 9 | 1 << 10
+"""What the shard itself may log: everything."""
+
+
+# --- replies: exactly one for each command, in command order ------------------------------------------------------
+
+
+class Fill(Wire):
+    """One maker filled by this command, at the maker's price."""
+
+    trade_id: int
+    price: int
+    quantity: int
+
+
+class Executed(Wire, tag=1):
+    """The command took effect. `remaining` = what was not executed: open if `status` is open, else given up."""
+
+    epoch: int
+    seq: int
+    ts_ns: int
+    duplicate: bool
+    order_id: int
+    status: int
+    reason: int
+    filled: int
+    remaining: int
+    fills: list[Fill]
+
+
+class Rejected(Wire, tag=2):
+    """The command had no effect. `value` broke the rule whose limit is `bound` (0, 0 where a rule has none)."""
+
+    epoch: int
+    seq: int
+    ts_ns: int
+    duplicate: bool
+    code: int
+    value: int
+    bound: int
+    order_id: int
+
+
+class OrderInfo(Wire):
+    """One order as it stands: `quantity` = filled + leaves while open; after that = filled + what was given up."""
+
+    order_id: int
+    client_order_id: str
+    instrument: int
+    side: int
+    kind: int
+    time_in_force: int
+    flags: int
+    self_trade: int
+    price: int
+    quantity: int
+    filled: int
+    leaves: int
+    status: int
+    reason: int
+    created_ns: int
+    expire_ns: int
+
+
+class Order(Wire, tag=3):
+    """Answer to QueryOrder."""
+
+    epoch: int
+    seq: int
+    ts_ns: int
+    info: OrderInfo
+
+
+class Orders(Wire, tag=4):
+    """Answer to QueryOpen; `more` = ask again after the last one."""
+
+    epoch: int
+    seq: int
+    ts_ns: int
+    infos: list[OrderInfo]
+    more: bool
+
+
+class Swept(Wire, tag=5):
+    """Answer to MassCancel: how many orders were cancelled."""
+
+    epoch: int
+    seq: int
+    ts_ns: int
+    count: int
+
+
+class Done(Wire, tag=6):
+    """Answer to a command that has nothing else to tell."""
+
+    epoch: int
+    seq: int
+    ts_ns: int
+
+
+Reply = Executed | Rejected | Order | Orders | Swept | Done
+
+
+# --- event frames: what happened; one frame for each journal record -----------------------------------------------
+
+
+class TradeRow(Wire):
+    """One trade, at the maker's price. `leaves` are the open quantities after it."""
+
+    seq: int
+    sub: int
+    trade_id: int
+    price: int
+    quantity: int
+    taker_side: int
+    taker_order_id: int
+    maker_order_id: int
+    taker_account: str
+    maker_account: str
+    taker_client_order_id: str
+    maker_client_order_id: str
+    taker_leaves: int
+    maker_leaves: int
+
+
+class LevelRow(Wire):
+    """A price level as it stands after the record; quantity 0 = the level is gone."""
+
+    instrument: int
+    side: int
+    price: int
+    quantity: int
+    orders: int
+
+
+class PositionRow(Wire):
+    """Position and open quantities of one account in one instrument as they stand after the record."""
+
+    account: str
+    instrument: int
+    position: int
+    open_buy: int
+    open_sell: int
+
+
+class OrderRow(Wire):
+    """One step in an order's life; `kind` is an OrderEvent."""
+
+    seq: int
+    sub: int
+    kind: int
+    order_id: int
+    account: str
+    client_order_id: str
+    side: int
+    price: int
+    quantity: int
+    leaves: int
+    reason: int
+
+
+class StateRow(Wire):
+    """A trading state that was entered, by whom."""
+
+    seq: int
+    sub: int
+    instrument: int
+    state: int
+    actor: str
+
+
+class EventFrame(Wire, tag=1):
+    """All that one committed record did. Levels and positions are absolute: applying a frame twice does no harm.
+
+    An *image* has the same shape: every level, position and state as of `last_seq`. Consumers that need one
+    section only decode with `FrameHead`, which leaves the others as undecoded bytes.
+    """
+
+    epoch: int
+    first_seq: int
+    last_seq: int
+    ts_ns: int
+    trades: list[TradeRow]
+    levels: list[LevelRow]
+    positions: list[PositionRow]
+    orders: list[OrderRow]
+    states: list[StateRow]
+
+
+class FrameHead(Wire, tag=1):
+    """The same bytes as EventFrame with every section left undecoded."""
+
+    epoch: int
+    first_seq: int
+    last_seq: int
+    ts_ns: int
+    trades: Raw
+    levels: Raw
+    positions: Raw
+    orders: Raw
+    states: Raw
+
+
+class EngineConfig(Wire):
+    """Ceilings of one engine; part of no journal, equal on all replicas of a shard."""
+
+    orders_max: int
+    accounts_max: int
+    ids_max: int
+    ids_per_account_max: int
+    ids_window_ns: int
+    open_orders_max: int
+
+
+# --- gateway and consumers <-> shard: two ZeroMQ frames, this header and a payload ---------------------------------
+
+
+class Batch(Wire, tag=1):
+    """Orders of one gateway loop turn for one shard. Payload: MessagePack array of `count` commands.
+
+    `epoch` is the term that the sender believes in; 0 = any. Answered by Answers or Refused with the same `batch`.
+    """
+
+    sender: str
+    incarnation: int
+    batch: int
+    epoch: int
+    count: int
+
+
+class Answers(Wire, tag=2):
+    """Committed outcomes of a batch. Payload: MessagePack array of the replies, in the order of its commands."""
+
+    batch: int
+    epoch: int
+
+
+class Refused(Wire, tag=3):
+    """Nothing of the batch was executed and nothing of it will be. No payload."""
+
+    batch: int
+    epoch: int
+    reason: str
+    detail: str
+
+
+class Follow(Wire, tag=4):
+    """A consumer of committed events asks for everything after `after_seq` of `epoch_seen` (0 = from the start)."""
+
+    consumer: str
+    after_seq: int
+
+
+class Frames(Wire, tag=5):
+    """Re-sent event frames, oldest first. Payload: MessagePack array of frames; `more` = ask again."""
+
+    shard: str
+    first_seq: int
+    last_seq: int
+    more: bool
+
+
+class Image(Wire, tag=6):
+    """The ring no longer holds what was asked for. Payload: an image (EventFrame); its trades are recent ones."""
+
+    shard: str
+    seq: int
+
+
+class Published(Wire, tag=7):
+    """Header on the PUB socket. Payload: one event frame. `previous_seq` = last_seq of the frame before it."""
+
+    shard: str
+    epoch: int
+    previous_seq: int
+    last_seq: int
+
+
+ShardInbound = Batch | Follow
+ShardOutbound = Answers | Refused | Frames | Image
+
+
+# --- everybody <-> coordinator ------------------------------------------------------------------------------------
+
+
+class Instrument(Wire):
+    """Reference data of one instrument; prices and quantities in units of 10^-decimals."""
+
+    index: int
+    symbol: str
+    base: str
+    quote: str
+    price_decimals: int
+    quantity_decimals: int
+    tick: int
+    lot: int
+    quantity_min: int
+    quantity_max: int
+    price_min: int
+    price_max: int
+    collar_bps: int
+    reference_price: int
+    position_limit: int
+    shard: str
+
+
+class ShardEntry(Wire):
+    """Who leads a shard, in which term, and where it is reached. `epoch` 0 = nobody yet."""
+
+    shard: str
+    epoch: int
+    node: str
+    incarnation: int
+    orders_endpoint: str
+    events_endpoint: str
+    serving: bool
+
+
+class ShardMap(Wire, tag=20):
+    """The one answer to "where does this symbol live"; `version` grows with every change."""
+
+    version: int
+    shards: list[ShardEntry]
+    instruments: list[Instrument]
+
+
+class Register(Wire, tag=21):
+    """A daemon starts. A shard gets a new epoch and incarnation; others get an incarnation only."""
+
+    role: str
+    name: str
+    pid: int
+    uuid: str
+    last_seq: int
+    promised_epoch: int
+    endpoints: dict[str, str]
+
+
+class Registered(Wire, tag=22):
+    """Answer to Register, followed by the current ShardMap."""
+
+    incarnation: int
+    epoch: int
+    refused: str = ""
+
+
+class Beat(Wire, tag=23):
+    """Heartbeat with the daemon's own view of its health; `stats` are flat numbers and short texts."""
+
+    role: str
+    name: str
+    incarnation: int
+    sent_ns: int
+    ready: bool
+    stats: dict[str, Any]
+
+
+class BeatSeen(Wire, tag=24):
+    """Answer to Beat: the newest map version, so that a missed map is noticed within one beat."""
+
+    map_version: int
+    known: bool
+
+
+class AskMap(Wire, tag=25):
+    """Ask for the current ShardMap."""
+
+
+class AskStatus(Wire, tag=26):
+    """Ask for the health of everything."""
+
+
+class DaemonStatus(Wire):
+    """One daemon as the coordinator sees it. `age_ms` = since its last heartbeat."""
+
+    role: str
+    name: str
+    pid: int
+    incarnation: int
+    epoch: int
+    health: str
+    age_ms: int
+    stats: dict[str, Any]
+
+
+class ClusterStatus(Wire, tag=27):
+    """Answer to AskStatus. `health` is healthy, degraded or unhealthy."""
+
+    map_version: int
+    health: str
+    daemons: list[DaemonStatus]
+
+
+class Administer(Wire, tag=28):
+    """An operator's command for one shard or, with "", for all. Payload: MessagePack array of commands."""
+
+    actor: str
+    shard: str
+    commands: Raw
+
+
+class Administered(Wire, tag=29):
+    """Answer to Administer: what each shard said, or why it did not."""
+
+    results: dict[str, str]
+
+
+CoordinatorInbound = Register | Beat | AskMap | AskStatus | Administer
+CoordinatorOutbound = ShardMap | Registered | BeatSeen | ClusterStatus | Administered
+
+
+# --- gateway <-> riskd and marketdata: one request, one answer with the same `request` ------------------------------
+
+
+class AskPositions(Wire, tag=40):
+    """Positions of one account over all shards."""
+
+    request: int
+    account: str
+
+
+class Holding(Wire):
+    """One account in one instrument. `cost` = signed sum of price x quantity of the open position, in price units
+    times quantity units, as text because it can exceed 64 bits; `volume` = traded quantity."""
+
+    instrument: int
+    position: int
+    open_buy: int
+    open_sell: int
+    cost: str
+    volume: int
+
+
+class Positions(Wire, tag=41):
+    """Answer to AskPositions; `as_of` = per shard (epoch, seq, stream is live)."""
+
+    request: int
+    account: str
+    holdings: list[Holding]
+    as_of: dict[str, tuple[int, int, bool]]
+
+
+class AskBook(Wire, tag=42):
+    """Depth of one instrument, `depth` levels a side."""
+
+    request: int
+    instrument: int
+    depth: int
+
+
+class Book(Wire, tag=43):
+    """Answer to AskBook: levels are [price, quantity], best first. `live` = the stream is current."""
+
+    request: int
+    instrument: int
+    bids: list[tuple[int, int]]
+    asks: list[tuple[int, int]]
+    epoch: int
+    seq: int
+    ts_ns: int
+    age_ms: int
+    live: bool
+
+
+class AskTrades(Wire, tag=44):
+    """The newest `limit` trades of one instrument."""
+
+    request: int
+    instrument: int
+    limit: int
+
+
+class PublicTrade(Wire):
+    """A trade without its parties. `side` is the aggressor's."""
+
+    trade_id: int
+    price: int
+    quantity: int
+    side: int
+    ts_ns: int
+    epoch: int
+    seq: int
+
+
+class Trades(Wire, tag=45):
+    """Answer to AskTrades, newest first."""
+
+    request: int
+    instrument: int
+    trades: list[PublicTrade]
+    live: bool
+
+
+class NotServed(Wire, tag=46):
+    """The request cannot be answered; `detail` says why."""
+
+    request: int
+    detail: str
+
+
+RiskInbound = AskPositions
+RiskOutbound = Positions | NotServed
+MarketInbound = AskBook | AskTrades
+MarketOutbound = Book | Trades | NotServed
