@@ -1,7 +1,7 @@
 """Commands, replies, event frames and the control messages between daemons, as frozen structs.
 
-Every struct is a MessagePack array. Fields are append-only. The engine's own four families (commands, replies, event frames,
-snapshots) are specified to the byte in docs/PROTOCOL.md, because two engines must agree on them.
+Every struct is a MessagePack array. Fields are append-only. The engine's own four families (commands, replies, event
+frames, snapshots) are specified to the byte in docs/PROTOCOL.md, because two engines must agree on them.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ class Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 # --- commands: ask; one MessagePack array each, first element is the tag -----------------------------------------
 
 
-class Submit(Wire, tag=1):
+class Submit(Wire, frozen=True, tag=1):
     """Enter an order. `price` 0 for MARKET; `expire_ns` only for GTD; 0 means "none" for the three instants."""
 
     account: str
@@ -36,7 +36,7 @@ class Submit(Wire, tag=1):
     client_ns: int = 0
 
 
-class Cancel(Wire, tag=2):
+class Cancel(Wire, frozen=True, tag=2):
     """Cancel the order named by `order_id`, or when that is 0 by `target_id`, its client order id."""
 
     account: str
@@ -46,7 +46,7 @@ class Cancel(Wire, tag=2):
     deadline_ns: int = 0
 
 
-class Replace(Wire, tag=3):
+class Replace(Wire, frozen=True, tag=3):
     """Change price and quantity. Priority stays only when the price stays and the open quantity does not grow."""
 
     account: str
@@ -61,7 +61,7 @@ class Replace(Wire, tag=3):
     client_ns: int = 0
 
 
-class Reduce(Wire, tag=4):
+class Reduce(Wire, frozen=True, tag=4):
     """Lower the open quantity by `quantity`, keeping priority; down to zero or below is a cancel."""
 
     account: str
@@ -74,14 +74,14 @@ class Reduce(Wire, tag=4):
     client_ns: int = 0
 
 
-class MassCancel(Wire, tag=5):
+class MassCancel(Wire, frozen=True, tag=5):
     """Cancel all orders of `account` ("" = everybody, operators only) in `instrument` or in all of the shard."""
 
     account: str
     instrument: int = ALL_INSTRUMENTS
 
 
-class SetState(Wire, tag=6):
+class SetState(Wire, frozen=True, tag=6):
     """Change the trading state of one instrument or of all."""
 
     instrument: int
@@ -89,7 +89,7 @@ class SetState(Wire, tag=6):
     actor: str
 
 
-class DefineInstrument(Wire, tag=7):
+class DefineInstrument(Wire, frozen=True, tag=7):
     """Create or change an instrument. `collar_bps` 0 = no collar, `position_limit` -1 = none."""
 
     index: int
@@ -105,7 +105,7 @@ class DefineInstrument(Wire, tag=7):
     position_limit: int
 
 
-class SetPositionLimit(Wire, tag=8):
+class SetPositionLimit(Wire, frozen=True, tag=8):
     """Override the position limit of one account in one instrument; -1 returns to the instrument's own."""
 
     account: str
@@ -114,11 +114,11 @@ class SetPositionLimit(Wire, tag=8):
     actor: str
 
 
-class Tick(Wire, tag=9):
+class Tick(Wire, frozen=True, tag=9):
     """Time passes: drives GTD expiry, dead-man timers and the ageing of the de-duplication window."""
 
 
-class EpochStart(Wire, tag=10):
+class EpochStart(Wire, frozen=True, tag=10):
     """First command of each term of a primary."""
 
     epoch: int
@@ -126,7 +126,7 @@ class EpochStart(Wire, tag=10):
     incarnation: int
 
 
-class QueryOrder(Wire, tag=11):
+class QueryOrder(Wire, frozen=True, tag=11):
     """Ask for one order. It travels through the log, so the answer is as good as a decision."""
 
     account: str
@@ -135,7 +135,7 @@ class QueryOrder(Wire, tag=11):
     target_id: str = ""
 
 
-class QueryOpen(Wire, tag=12):
+class QueryOpen(Wire, frozen=True, tag=12):
     """Ask for open orders of an account, ascending by order id, those above `after_order_id`, at most `limit`."""
 
     account: str
@@ -144,7 +144,7 @@ class QueryOpen(Wire, tag=12):
     limit: int = 1000
 
 
-class Resolve(Wire, tag=13):
+class Resolve(Wire, frozen=True, tag=13):
     """Make an unknown outcome known: the recorded answer of the id, or a tombstone that voids a late original."""
 
     account: str
@@ -152,7 +152,7 @@ class Resolve(Wire, tag=13):
     client_order_id: str
 
 
-class ArmDeadMan(Wire, tag=14):
+class ArmDeadMan(Wire, frozen=True, tag=14):
     """Cancel the account's orders once `timeout_ns` of log time pass without this being repeated; 0 disarms."""
 
     account: str
@@ -188,7 +188,7 @@ SHARD_COMMANDS = OPERATOR_COMMANDS | 1 << 9 | 1 << 10
 # --- replies: exactly one for each command, in command order ------------------------------------------------------
 
 
-class Fill(Wire):
+class Fill(Wire, frozen=True):
     """One maker filled by this command, at the maker's price."""
 
     trade_id: int
@@ -196,7 +196,7 @@ class Fill(Wire):
     quantity: int
 
 
-class Executed(Wire, tag=1):
+class Executed(Wire, frozen=True, tag=1):
     """The command took effect. `remaining` = what was not executed: open if `status` is open, else given up."""
 
     epoch: int
@@ -211,7 +211,7 @@ class Executed(Wire, tag=1):
     fills: list[Fill]
 
 
-class Rejected(Wire, tag=2):
+class Rejected(Wire, frozen=True, tag=2):
     """The command had no effect. `value` broke the rule whose limit is `bound` (0, 0 where a rule has none)."""
 
     epoch: int
@@ -224,7 +224,7 @@ class Rejected(Wire, tag=2):
     order_id: int
 
 
-class OrderInfo(Wire):
+class OrderInfo(Wire, frozen=True):
     """One order as it stands: `quantity` = filled + leaves while open; after that = filled + what was given up."""
 
     order_id: int
@@ -245,7 +245,7 @@ class OrderInfo(Wire):
     expire_ns: int
 
 
-class Order(Wire, tag=3):
+class Order(Wire, frozen=True, tag=3):
     """Answer to QueryOrder."""
 
     epoch: int
@@ -254,7 +254,7 @@ class Order(Wire, tag=3):
     info: OrderInfo
 
 
-class Orders(Wire, tag=4):
+class Orders(Wire, frozen=True, tag=4):
     """Answer to QueryOpen; `more` = ask again after the last one."""
 
     epoch: int
@@ -264,7 +264,7 @@ class Orders(Wire, tag=4):
     more: bool
 
 
-class Swept(Wire, tag=5):
+class Swept(Wire, frozen=True, tag=5):
     """Answer to MassCancel: how many orders were cancelled."""
 
     epoch: int
@@ -273,7 +273,7 @@ class Swept(Wire, tag=5):
     count: int
 
 
-class Done(Wire, tag=6):
+class Done(Wire, frozen=True, tag=6):
     """Answer to a command that has nothing else to tell."""
 
     epoch: int
@@ -287,7 +287,7 @@ Reply = Executed | Rejected | Order | Orders | Swept | Done
 # --- event frames: what happened; one frame for each journal record -----------------------------------------------
 
 
-class TradeRow(Wire):
+class TradeRow(Wire, frozen=True):
     """One trade, at the maker's price. `leaves` are the open quantities after it."""
 
     seq: int
@@ -306,7 +306,7 @@ class TradeRow(Wire):
     maker_leaves: int
 
 
-class LevelRow(Wire):
+class LevelRow(Wire, frozen=True):
     """A price level as it stands after the record; quantity 0 = the level is gone."""
 
     instrument: int
@@ -316,7 +316,7 @@ class LevelRow(Wire):
     orders: int
 
 
-class PositionRow(Wire):
+class PositionRow(Wire, frozen=True):
     """Position and open quantities of one account in one instrument as they stand after the record."""
 
     account: str
@@ -326,7 +326,7 @@ class PositionRow(Wire):
     open_sell: int
 
 
-class OrderRow(Wire):
+class OrderRow(Wire, frozen=True):
     """One step in an order's life; `kind` is an OrderEvent."""
 
     seq: int
@@ -342,7 +342,7 @@ class OrderRow(Wire):
     reason: int
 
 
-class StateRow(Wire):
+class StateRow(Wire, frozen=True):
     """A trading state that was entered, by whom."""
 
     seq: int
@@ -352,7 +352,7 @@ class StateRow(Wire):
     actor: str
 
 
-class EventFrame(Wire, tag=1):
+class EventFrame(Wire, frozen=True, tag=1):
     """All that one committed record did. Levels and positions are absolute: applying a frame twice does no harm.
 
     An *image* has the same shape: every level, position and state as of `last_seq`. Consumers that need one
@@ -370,7 +370,7 @@ class EventFrame(Wire, tag=1):
     states: list[StateRow]
 
 
-class FrameHead(Wire, tag=1):
+class FrameHead(Wire, frozen=True, tag=1):
     """The same bytes as EventFrame with every section left undecoded."""
 
     epoch: int
@@ -384,7 +384,7 @@ class FrameHead(Wire, tag=1):
     states: Raw
 
 
-class EngineConfig(Wire):
+class EngineConfig(Wire, frozen=True):
     """Ceilings of one engine; part of no journal, equal on all replicas of a shard."""
 
     orders_max: int
@@ -398,7 +398,7 @@ class EngineConfig(Wire):
 # --- gateway and consumers <-> shard: two ZeroMQ frames, this header and a payload ---------------------------------
 
 
-class Batch(Wire, tag=1):
+class Batch(Wire, frozen=True, tag=1):
     """Orders of one gateway loop turn for one shard. Payload: MessagePack array of `count` commands.
 
     `epoch` is the term that the sender believes in; 0 = any. Answered by Answers or Refused with the same `batch`.
@@ -411,14 +411,14 @@ class Batch(Wire, tag=1):
     count: int
 
 
-class Answers(Wire, tag=2):
+class Answers(Wire, frozen=True, tag=2):
     """Committed outcomes of a batch. Payload: MessagePack array of the replies, in the order of its commands."""
 
     batch: int
     epoch: int
 
 
-class Refused(Wire, tag=3):
+class Refused(Wire, frozen=True, tag=3):
     """Nothing of the batch was executed and nothing of it will be. No payload."""
 
     batch: int
@@ -427,14 +427,14 @@ class Refused(Wire, tag=3):
     detail: str
 
 
-class Follow(Wire, tag=4):
+class Follow(Wire, frozen=True, tag=4):
     """A consumer of committed events asks for everything after `after_seq` of `epoch_seen` (0 = from the start)."""
 
     consumer: str
     after_seq: int
 
 
-class Frames(Wire, tag=5):
+class Frames(Wire, frozen=True, tag=5):
     """Re-sent event frames, oldest first. Payload: MessagePack array of frames; `more` = ask again."""
 
     shard: str
@@ -443,14 +443,14 @@ class Frames(Wire, tag=5):
     more: bool
 
 
-class Image(Wire, tag=6):
+class Image(Wire, frozen=True, tag=6):
     """The ring no longer holds what was asked for. Payload: an image (EventFrame); its trades are recent ones."""
 
     shard: str
     seq: int
 
 
-class Published(Wire, tag=7):
+class Published(Wire, frozen=True, tag=7):
     """Header on the PUB socket. Payload: one event frame. `previous_seq` = last_seq of the frame before it."""
 
     shard: str
@@ -466,7 +466,7 @@ ShardOutbound = Answers | Refused | Frames | Image
 # --- everybody <-> coordinator ------------------------------------------------------------------------------------
 
 
-class Instrument(Wire):
+class Instrument(Wire, frozen=True):
     """Reference data of one instrument; prices and quantities in units of 10^-decimals."""
 
     index: int
@@ -487,7 +487,7 @@ class Instrument(Wire):
     shard: str
 
 
-class ShardEntry(Wire):
+class ShardEntry(Wire, frozen=True):
     """Who leads a shard, in which term, and where it is reached. `epoch` 0 = nobody yet."""
 
     shard: str
@@ -499,7 +499,7 @@ class ShardEntry(Wire):
     serving: bool
 
 
-class ShardMap(Wire, tag=20):
+class ShardMap(Wire, frozen=True, tag=20):
     """The one answer to "where does this symbol live"; `version` grows with every change."""
 
     version: int
@@ -507,7 +507,7 @@ class ShardMap(Wire, tag=20):
     instruments: list[Instrument]
 
 
-class Register(Wire, tag=21):
+class Register(Wire, frozen=True, tag=21):
     """A daemon starts. A shard gets a new epoch and incarnation; others get an incarnation only."""
 
     role: str
@@ -519,7 +519,7 @@ class Register(Wire, tag=21):
     endpoints: dict[str, str]
 
 
-class Registered(Wire, tag=22):
+class Registered(Wire, frozen=True, tag=22):
     """Answer to Register, followed by the current ShardMap."""
 
     incarnation: int
@@ -527,7 +527,7 @@ class Registered(Wire, tag=22):
     refused: str = ""
 
 
-class Beat(Wire, tag=23):
+class Beat(Wire, frozen=True, tag=23):
     """Heartbeat with the daemon's own view of its health; `stats` are flat numbers and short texts."""
 
     role: str
@@ -538,22 +538,22 @@ class Beat(Wire, tag=23):
     stats: dict[str, Any]
 
 
-class BeatSeen(Wire, tag=24):
+class BeatSeen(Wire, frozen=True, tag=24):
     """Answer to Beat: the newest map version, so that a missed map is noticed within one beat."""
 
     map_version: int
     known: bool
 
 
-class AskMap(Wire, tag=25):
+class AskMap(Wire, frozen=True, tag=25):
     """Ask for the current ShardMap."""
 
 
-class AskStatus(Wire, tag=26):
+class AskStatus(Wire, frozen=True, tag=26):
     """Ask for the health of everything."""
 
 
-class DaemonStatus(Wire):
+class DaemonStatus(Wire, frozen=True):
     """One daemon as the coordinator sees it. `age_ms` = since its last heartbeat."""
 
     role: str
@@ -566,7 +566,7 @@ class DaemonStatus(Wire):
     stats: dict[str, Any]
 
 
-class ClusterStatus(Wire, tag=27):
+class ClusterStatus(Wire, frozen=True, tag=27):
     """Answer to AskStatus. `health` is healthy, degraded or unhealthy."""
 
     map_version: int
@@ -574,7 +574,7 @@ class ClusterStatus(Wire, tag=27):
     daemons: list[DaemonStatus]
 
 
-class Administer(Wire, tag=28):
+class Administer(Wire, frozen=True, tag=28):
     """An operator's command for one shard or, with "", for all. Payload: MessagePack array of commands."""
 
     actor: str
@@ -582,7 +582,7 @@ class Administer(Wire, tag=28):
     commands: Raw
 
 
-class Administered(Wire, tag=29):
+class Administered(Wire, frozen=True, tag=29):
     """Answer to Administer: what each shard said, or why it did not."""
 
     results: dict[str, str]
@@ -595,14 +595,14 @@ CoordinatorOutbound = ShardMap | Registered | BeatSeen | ClusterStatus | Adminis
 # --- gateway <-> riskd and marketdata: one request, one answer with the same `request` ------------------------------
 
 
-class AskPositions(Wire, tag=40):
+class AskPositions(Wire, frozen=True, tag=40):
     """Positions of one account over all shards."""
 
     request: int
     account: str
 
 
-class Holding(Wire):
+class Holding(Wire, frozen=True):
     """One account in one instrument. `cost` = signed sum of price x quantity of the open position, in price units
     times quantity units, as text because it can exceed 64 bits; `volume` = traded quantity."""
 
@@ -614,7 +614,7 @@ class Holding(Wire):
     volume: int
 
 
-class Positions(Wire, tag=41):
+class Positions(Wire, frozen=True, tag=41):
     """Answer to AskPositions; `as_of` = per shard (epoch, seq, stream is live)."""
 
     request: int
@@ -623,7 +623,7 @@ class Positions(Wire, tag=41):
     as_of: dict[str, tuple[int, int, bool]]
 
 
-class AskBook(Wire, tag=42):
+class AskBook(Wire, frozen=True, tag=42):
     """Depth of one instrument, `depth` levels a side."""
 
     request: int
@@ -631,7 +631,7 @@ class AskBook(Wire, tag=42):
     depth: int
 
 
-class Book(Wire, tag=43):
+class Book(Wire, frozen=True, tag=43):
     """Answer to AskBook: levels are [price, quantity], best first. `live` = the stream is current."""
 
     request: int
@@ -645,7 +645,7 @@ class Book(Wire, tag=43):
     live: bool
 
 
-class AskTrades(Wire, tag=44):
+class AskTrades(Wire, frozen=True, tag=44):
     """The newest `limit` trades of one instrument."""
 
     request: int
@@ -653,7 +653,7 @@ class AskTrades(Wire, tag=44):
     limit: int
 
 
-class PublicTrade(Wire):
+class PublicTrade(Wire, frozen=True):
     """A trade without its parties. `side` is the aggressor's."""
 
     trade_id: int
@@ -665,7 +665,7 @@ class PublicTrade(Wire):
     seq: int
 
 
-class Trades(Wire, tag=45):
+class Trades(Wire, frozen=True, tag=45):
     """Answer to AskTrades, newest first."""
 
     request: int
@@ -674,7 +674,7 @@ class Trades(Wire, tag=45):
     live: bool
 
 
-class NotServed(Wire, tag=46):
+class NotServed(Wire, frozen=True, tag=46):
     """The request cannot be answered; `detail` says why."""
 
     request: int
