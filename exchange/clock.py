@@ -2,10 +2,6 @@
 
 import time
 
-NS_PER_US = 1_000
-NS_PER_MS = 1_000_000
-NS_PER_S = 1_000_000_000
-
 
 def wall_ns() -> int:
     """Nanoseconds since the Unix epoch. May jump; used for stamps that people read and for signed requests."""

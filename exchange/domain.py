@@ -16,6 +16,10 @@ Sequence = NewType("Sequence", int)
 Epoch = NewType("Epoch", int)
 Instant = NewType("Instant", int)
 
+NS_PER_US = 1_000
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
 ORDER_COUNTER_BITS = 40
 INSTRUMENT_BITS = 13
 INSTRUMENTS_MAX = 1 << INSTRUMENT_BITS

@@ -1,6 +1,6 @@
 """Every ceiling, and the assertions that relate them. Full is an answer, not a surprise."""
 
-from exchange.clock import NS_PER_MS, NS_PER_S
+from exchange.domain import NS_PER_MS, NS_PER_S
 
 RECORD_COMMANDS_MAX = 1_024
 RECORD_BYTES_MAX = 256 * 1024
@@ -36,6 +36,15 @@ BEAT_INTERVAL_NS = 250 * NS_PER_MS
 BEAT_SUSPECT_NS = 1 * NS_PER_S
 REGISTER_RETRY_NS = 250 * NS_PER_MS
 
+FOLLOW_SILENCE_NS = 1 * NS_PER_S
+"""A shard publishes a frame at least every TICK_INTERVAL_NS; a stream without one for this long is not live."""
+FOLLOW_RETRY_MIN_NS = 50 * NS_PER_MS
+FOLLOW_RETRY_MAX_NS = 1 * NS_PER_S
+"""Back-off of a consumer that asks a shard for missing frames."""
+FOLLOW_HELD_FRAMES_MAX = 4_096
+FOLLOW_HELD_BYTES_MAX = 16 * 1024 * 1024
+"""Frames that a consumer holds while those before them are missing; beyond that it asks for all of them again."""
+
 RING_BYTES_MAX = 64 * 1024 * 1024
 RING_FRAMES_MAX = 65_536
 """Event frames that a shard keeps for re-sending."""
@@ -49,3 +58,6 @@ assert BATCH_ORDERS_MAX * COMMAND_BYTES_MAX <= BATCH_BYTES_MAX
 assert HTTP_BODY_BYTES_MAX <= BATCH_BODY_BYTES_MAX
 assert RECORD_BYTES_MAX <= MESSAGE_BYTES_MAX
 assert BEAT_SUSPECT_NS >= 3 * BEAT_INTERVAL_NS
+assert FOLLOW_SILENCE_NS >= 3 * TICK_INTERVAL_NS
+assert FOLLOW_RETRY_MIN_NS <= FOLLOW_RETRY_MAX_NS
+assert FOLLOW_HELD_FRAMES_MAX <= SOCKET_HWM
