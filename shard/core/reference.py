@@ -11,7 +11,6 @@ Laws
 
 from collections.abc import Callable, Iterable
 from hashlib import sha256
-from struct import pack
 from typing import TypeVar, assert_never
 from zlib import crc32
 
@@ -36,6 +35,7 @@ from exchange.domain import (
 )
 from exchange.wire import encode
 from shard.core.commands import NS_MAX, admit, decode_payload
+from shard.core.outcome import encode_outcome
 from shard.core.record import RecordHead, decode_record
 from shard.core.reference_book import Instrument, Order
 from shard.core.reference_frame import Frame
@@ -228,12 +228,7 @@ class ReferenceEngine:
                 frame.states,
             )
         )
-        ends = []
-        end = 0
-        for reply in replies:
-            end += len(reply)
-            ends.append(end)
-        return pack(f"<II{len(ends)}I", len(ends), len(event_frame), *ends) + b"".join(replies) + event_frame
+        return encode_outcome(replies, event_frame)
 
     # --- replies and rows -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,27 @@
+"""The outcome of one record (PROTOCOL 1.4): the replies and the event frame in one piece of bytes."""
+
+from collections.abc import Sequence
+from struct import pack, unpack_from
+
+_HEAD_BYTES = 8
+_END_BYTES = 4
+
+
+def encode_outcome(replies: Sequence[bytes], frame: bytes) -> bytes:
+    """One encoded reply for each command, and the encoded event frame."""
+    ends = []
+    end = 0
+    for reply in replies:
+        end += len(reply)
+        ends.append(end)
+    return pack(f"<II{len(ends)}I", len(ends), len(frame), *ends) + b"".join(replies) + frame
+
+
+def decode_outcome(outcome: bytes) -> tuple[list[bytes], bytes]:
+    """The encoded replies, one for each command, and the encoded event frame of an engine's own outcome."""
+    count, frame_bytes = unpack_from("<II", outcome)
+    ends = unpack_from(f"<{count}I", outcome, _HEAD_BYTES)
+    first = _HEAD_BYTES + _END_BYTES * count
+    starts = (0, *ends[:-1])
+    replies = [outcome[first + start : first + end] for start, end in zip(starts, ends, strict=True)]
+    return replies, outcome[len(outcome) - frame_bytes :]
