@@ -1,0 +1,17 @@
+"""`shardex demo`: a whole exchange in a temporary directory, gone when it ends."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    shards: Annotated[int, typer.Option(help="Number of shards.")] = 2,
+    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the data in this directory.")] = None,
+    market_maker: Annotated[bool, typer.Option("--market-maker/--no-market-maker", help="Quote all symbols.")] = True,
+) -> None:
+    """Start an exchange to play with: no keys, a market maker quotes. Ctrl-C ends it and leaves nothing behind."""
+    from shardex import demo
+
+    demo.run(shards=shards, keep=keep, market_maker=market_maker)

@@ -1,0 +1,14 @@
+"""`shardex down`: stop the cluster of a data directory."""
+
+from shardex.commands.options import Data, locate
+
+
+def command(data: Data = None) -> None:
+    """Stop a cluster, also one whose supervisor has died. Its data stays."""
+    from shardex import foreground, launcher
+
+    config = launcher.read_config(locate(data))
+    console = foreground.console()
+    with foreground.progress(console, f"stopping {config.data}"):
+        launcher.stop(config)
+    console.print("stopped; no process is left", highlight=False)
