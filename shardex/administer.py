@@ -11,10 +11,12 @@ from shardex.control import Control
 from shardex.launcher import attach
 
 ALL = "ALL"
+DONE = "done"
+"""What a shard says when it has carried out a command; anything else is the reason why not."""
 
 
 class AdministerError(ShardexError):
-    """The command was not sent, or a shard did not carry it out."""
+    """The command cannot be sent as it was given."""
 
 
 def set_state(data: Path, symbol: str, state: str) -> dict[str, str]:

@@ -7,52 +7,37 @@ half of one.
 
 import fcntl
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
-from exchange.domain import ACCOUNT_MAX
 from exchange.errors import ConfigError
+from gateway.core.auth import Key, Scope, parse_keys
 from shardex.launcher import LaunchError, read_config
 
-SCOPES = ("read", "trade", "ops")
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 _FILE = "keys.json"
-_ACCOUNT = re.compile(rf"[A-Za-z0-9._:@-]{{1,{ACCOUNT_MAX}}}")
 _KEY_BYTES = 12
 _SECRET_BYTES = 32
 
 
-class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one key may do, for whom, and the secret that signs its requests."""
-
-    account: str
-    scopes: list[str]
-    secret: str
-
-
 def read(data: Path) -> dict[str, Key]:
-    """All keys, oldest first; none when there is no file. ConfigError when the file is not what it should be."""
+    """All keys, oldest first. ConfigError for a broken file, NotRunning when `data` is no cluster's directory."""
+    read_config(data)
     path = data / _FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Key])
-    except FileNotFoundError:
-        return {}
-    except msgspec.MsgspecError as fault:
-        raise ConfigError([f"{path}: {fault}"]) from fault
+    return parse_keys(path.read_bytes()) if path.exists() else {}
 
 
 def add(data: Path, account: str, scopes: list[str]) -> tuple[str, Key]:
     """Create a key with fresh random parts. ConfigError names a wrong account or scope."""
-    if not _ACCOUNT.fullmatch(account):
-        raise ConfigError([f"account {account!r} must match {_ACCOUNT.pattern}"])
     for scope in scopes:
         if scope not in SCOPES:
             raise ConfigError([f"scope {scope!r} is not one of {', '.join(SCOPES)}"])
-    granted = [scope for scope in SCOPES if scope in scopes]
+    granted = tuple(scope for scope in SCOPES if scope in scopes)
     name, key = secrets.token_hex(_KEY_BYTES), Key(account, granted, secrets.token_hex(_SECRET_BYTES))
     with _changing(data) as keys:
         keys[name] = key
@@ -69,14 +54,16 @@ def revoke(data: Path, name: str) -> None:
 @contextmanager
 def _changing(data: Path) -> Iterator[dict[str, Key]]:
     """The keys, to be changed; written back when the body ends without an exception."""
-    read_config(data)  # a key belongs to a cluster
     path = data / _FILE
+    read_config(data)  # a key belongs to a cluster: no lock file elsewhere
     lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         keys = read(data)
         yield keys
-        _replace(path, msgspec.json.format(msgspec.json.encode(keys)))
+        text = msgspec.json.format(msgspec.json.encode(keys))
+        parse_keys(text)
+        _replace(path, text)
     finally:
         os.close(lock)
 

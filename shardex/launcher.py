@@ -62,7 +62,8 @@ def prepare(data: Path, *, shards: int | None = None, overrides: Overrides | Non
     path = data / supervision.CONFIG_FILE
     open_private_directory(data)
     if not path.exists():
-        config = default_config(data, run_directory(data), shards=shards or SHARDS_DEFAULT, overrides=overrides or {})
+        count = SHARDS_DEFAULT if shards is None else shards
+        config = default_config(data, run_directory(data), shards=count, overrides=overrides or {})
         unfinished = path.with_suffix(".new")
         unfinished.write_text(render(config))
         load(unfinished)

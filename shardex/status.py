@@ -29,7 +29,7 @@ _COLUMNS = (
     ("pool_percent", "pool %"),
     ("restarts", "restarts"),
 )
-_COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
+_COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red", "down": "red"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def collect(running: Running) -> Report:
                 name=program.name,
                 pid=process.pid,
                 state=process.state,
-                health=(daemon.health if daemon else "unknown") if up else "unhealthy",
+                health=(daemon.health if daemon else "unknown") if up else "down",
                 epoch=daemon.epoch if daemon and daemon.epoch else None,
                 seq=_number(stats, "seq"),
                 orders_per_second=_number(stats, "orders_per_second"),

@@ -19,7 +19,7 @@ def state(
     """Change the trading state of a symbol, or of all."""
     from shardex import administer
 
-    _print(administer.set_state(locate(data), symbol, value), json=json)
+    _finish(administer.set_state(locate(data), symbol, value), json=json)
 
 
 @app.command()
@@ -33,14 +33,18 @@ def limit(
     """Override the position limit of an account in a symbol."""
     from shardex import administer
 
-    _print(administer.set_limit(locate(data), account, symbol, quantity), json=json)
+    _finish(administer.set_limit(locate(data), account, symbol, quantity), json=json)
 
 
-def _print(results: dict[str, str], *, json: bool) -> None:
+def _finish(results: dict[str, str], *, json: bool) -> None:
+    """Print what each shard said; exit code 1 unless all have carried it out."""
+    from shardex.administer import DONE
+
     if json:
         import msgspec
 
         print(msgspec.json.encode(results).decode())
-        return
-    for shard, said in results.items():
-        print(f"{shard}: {said}")
+    else:
+        print("\n".join(f"{shard}: {said}" for shard, said in results.items()))
+    if any(said != DONE for said in results.values()):
+        raise typer.Exit(1)
