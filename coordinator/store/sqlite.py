@@ -1,0 +1,108 @@
+"""Control store in one SQLite file: the default, for one machine and one coordinator at a time.
+
+`<directory>/control.db` in WAL mode with synchronous=FULL: a commit is on the disk when it returns. A lock on
+`control.lock` refuses a second coordinator; the lock dies with its process, so a kill -9 leaves nothing to clean up.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from coordinator.store.base import LEASE_KEY, Conflict, Entry, Ok, Result, term_of
+from exchange.errors import ConfigError, StoreError
+from exchange.sockets import open_private_directory
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    key TEXT PRIMARY KEY, ver INTEGER NOT NULL, value BLOB NOT NULL, revision INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+_NEWEST = "SELECT coalesce(max(revision), 0) FROM entries"
+
+
+class SqliteStore:
+    """Opens or creates the store. ConfigError when another coordinator holds it, StoreError when it is damaged."""
+
+    def __init__(self, directory: Path) -> None:
+        open_private_directory(directory)
+        self._path = directory / "control.db"
+        self._lock = _lock(directory / "control.lock")
+        with self._guard():
+            self._db = sqlite3.connect(self._path, isolation_level=None, timeout=0)
+            self._path.chmod(0o600)
+            mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            if mode != "wal":
+                raise StoreError(f"control store {self._path}: needs journal_mode wal, the file system gives {mode}")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(_SCHEMA)
+
+    def read(self, key: str) -> Entry | None:
+        """Newest value of a key."""
+        with self._guard():
+            row = self._db.execute("SELECT value, ver FROM entries WHERE key = ?", (key,)).fetchone()
+        return Entry(row[0], row[1]) if row else None
+
+    def cas(self, key: str, expect_ver: int, value: bytes, fence: int) -> Result:
+        """Write `value` if the key is at `expect_ver` and the lease at term `fence`. One fsync."""
+        with self._guard():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                result = self._cas(key, expect_ver, value, fence)
+                self._db.execute("COMMIT" if isinstance(result, Ok) else "ROLLBACK")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+        return result
+
+    def changes(self, prefix: str, after: int) -> tuple[int, list[tuple[str, Entry]]]:
+        """Keys under `prefix` written after revision `after`, sorted, and the revision to go on from."""
+        with self._guard():
+            newest = self._db.execute(_NEWEST).fetchone()[0]
+            rows = self._db.execute(
+                "SELECT key, value, ver FROM entries WHERE substr(key, 1, ?) = ? AND revision > ? ORDER BY key",
+                (len(prefix), prefix, after),
+            ).fetchall()
+        return newest, [(key, Entry(value, ver)) for key, value, ver in rows]
+
+    def close(self) -> None:
+        """Release the file and its lock."""
+        self._db.close()
+        os.close(self._lock)
+
+    def _cas(self, key: str, expect_ver: int, value: bytes, fence: int) -> Result:
+        entry = self.read(key)
+        lease = self.read(LEASE_KEY)
+        ver = entry.ver if entry else 0
+        term = term_of(lease.value) if lease else 0
+        if ver != expect_ver or (key != LEASE_KEY and term != fence):
+            return Conflict(entry.value if entry else b"", ver, term)
+        self._db.execute(
+            f"INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ({_NEWEST}) + 1)",  # noqa: S608 - a constant
+            (key, ver + 1, value),
+        )
+        return Ok(ver + 1)
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as fault:
+            raise StoreError(f"control store {self._path}: {fault}") from fault
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise ConfigError(
+            [f"control store {path.parent} is in use by another coordinator (pid {owner or 'unknown'})"]
+        ) from fault
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
