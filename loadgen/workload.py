@@ -33,6 +33,9 @@ WANDER_TICKS = 8
 """The mid stays this close to where it started, so orders that take never reach the far ones."""
 MID_TICKS_MIN = FAR_TICKS_MAX + WANDER_TICKS + 1
 
+CURRENT = b"~000000~"
+"""Stands for the number of the frame that holds it, as eight hexadecimal digits."""
+
 assert WANDER_TICKS + TAKE_TICKS < FAR_TICKS - WANDER_TICKS
 assert 2 * WANDER_TICKS + NEAR_TICKS < TAKE_TICKS
 
@@ -41,7 +44,10 @@ class Market(Struct, frozen=True, kw_only=True):
     """What the flow must know of one symbol; prices and quantities in units."""
 
     symbol: str
+    index: int
     shard: str
+    price_decimals: int
+    quantity_decimals: int
     tick: int
     lot: int
     quantity_min: int
@@ -156,13 +162,12 @@ def _units(markets: Sequence[Market], count: int, random: Random) -> list[_Unit]
 
 
 def _frame(units: Sequence[_Unit], number: int, batch: int, run: str, encode: Encode) -> Frame:
-    backs: dict[int, bytes] = {}
+    backs = {0: CURRENT}
 
     def identity(position: int) -> str:
         frame, place = divmod(position, batch)
-        back = number - frame
-        backs.setdefault(back, f"~{back:06d}~".encode())
-        return f"{run}~{back:06d}~-{place}"
+        text = backs.setdefault(number - frame, f"~{number - frame:06d}~".encode())
+        return f"{run}{text.decode()}-{place}"
 
     commands = [_command(units, position, identity) for position in range(number * batch, (number + 1) * batch)]
     by_shard = Counter(command.market.shard for command in commands)

@@ -9,9 +9,9 @@ from exchange.domain import Side
 from loadgen.workload import CANCEL_LAG_UNITS, CancelOrder, Command, Flow, Market, NewOrder, flow
 
 MARKETS = [
-    Market(symbol="AAPLUSD", shard="s0", tick=1, lot=1, quantity_min=1, mid=15_025),
-    Market(symbol="BTCUSD", shard="s1", tick=5, lot=10, quantity_min=25, mid=78_320),
-    Market(symbol="MSFTUSD", shard="s0", tick=1, lot=1, quantity_min=1, mid=42_550),
+    Market(symbol="AAPLUSD", index=0, shard="s0", price_decimals=2, quantity_decimals=0, tick=1, lot=1, quantity_min=1, mid=15_025),
+    Market(symbol="BTCUSD", index=1, shard="s1", price_decimals=2, quantity_decimals=0, tick=5, lot=10, quantity_min=25, mid=78_320),
+    Market(symbol="MSFTUSD", index=2, shard="s0", price_decimals=2, quantity_decimals=0, tick=1, lot=1, quantity_min=1, mid=42_550),
 ]
 
 
@@ -126,7 +126,7 @@ def test_orders_obey_tick_lot_and_smallest_quantity() -> None:
 
 
 def test_a_market_without_room_for_far_orders_is_refused_with_its_numbers() -> None:
-    low = Market(symbol="PENNYUSD", shard="s0", tick=1, lot=1, quantity_min=1, mid=12)
+    low = Market(symbol="PENNYUSD", index=3, shard="s0", price_decimals=2, quantity_decimals=0, tick=1, lot=1, quantity_min=1, mid=12)
     with pytest.raises(ValueError, match="PENNYUSD: the load needs a mid of at least 137 ticks of 1, it is 12"):
         flow([low], batch=1, run="r", seed=1, encode=encode)
     with pytest.raises(ValueError, match="at least one symbol"):
