@@ -1,0 +1,114 @@
+"""`up`, `status`, `logs`, `admin`, `down`: a cluster that outlives the command that started it."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardex import launcher, ports, supervision
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    """A prepared data directory on free ports; whatever runs there is ended."""
+    directory = tmp_path / "cluster"
+    gateway = ports.choose("127.0.0.1")
+    feed = ports.choose("127.0.0.1", (gateway,))
+    overrides = {"gateway": {"port": gateway, "open_demo": True}, "marketdata": {"port": feed}}
+    config = launcher.prepare(directory, shards=2, overrides=overrides)
+    try:
+        yield directory
+    finally:
+        launcher.stop(config)
+
+
+def shardex(data: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shardex", *words, "--data", str(data)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+
+
+def test_a_detached_cluster_lives_until_it_is_taken_down(data: Path) -> None:
+    started = shardex(data, "up", "--detach")
+    assert (started.returncode, started.stderr) == (0, "")
+    assert launcher.attach(data).rest_url in started.stdout
+
+    told = shardex(data, "status", "--json")
+    report = json.loads(told.stdout)
+    assert (told.returncode, report["health"]) == (0, "healthy")
+    assert [row["name"] for row in report["daemons"]] == ["c0", "r0", "s0", "s1", "m0", "g0"]
+    assert {row["health"] for row in report["daemons"]} == {"healthy"}
+    assert all(row["memory_mb"] > 1 and row["restarts"] == 0 for row in report["daemons"])
+    table = shardex(data, "status")
+    assert table.returncode == 0
+    assert "healthy" in table.stdout
+
+    again = shardex(data, "up", "--detach")
+    assert again.returncode == 1
+    assert again.stderr == f"shardex: a cluster runs in {data} already; `shardex down` stops it\n"
+
+    assert shardex(data, "down").returncode == 0
+    assert supervision.cluster_processes(data) == []
+    assert shardex(data, "status").returncode == 3
+    assert shardex(data, "down").returncode == 3
+
+
+def test_an_operator_halts_a_symbol_and_limits_an_account(data: Path) -> None:
+    assert shardex(data, "up", "--detach").returncode == 0
+    assert shardex(data, "admin", "state", "AAPL", "HALT").stdout == "s0: done\n"
+    everywhere = shardex(data, "admin", "state", "ALL", "OPEN", "--json")
+    assert json.loads(everywhere.stdout) == {"s0": "done", "s1": "done"}
+    assert shardex(data, "admin", "limit", "alice", "MSFT", "100").stdout == "s1: done\n"
+    for words, sentence in (
+        (("state", "AAPL", "PAUSED"), "state 'PAUSED' is not one of OPEN, CANCEL_ONLY, HALT, CLOSED"),
+        (("limit", "alice", "GOLD", "1"), "symbol 'GOLD' is not one of AAPLUSD"),
+        (("limit", "alice", "MSFT", "1.5"), "limit: 1.5 has more than 0 decimals"),
+        (("limit", "alice", "MSFT", "lots"), "limit: 'lots' is not a plain decimal number"),
+    ):
+        refused = shardex(data, "admin", *words)
+        assert refused.returncode == 1
+        assert sentence in refused.stderr
+
+
+def test_a_killed_daemon_comes_back_and_is_counted(data: Path) -> None:
+    assert shardex(data, "up", "--detach").returncode == 0
+    running = launcher.attach(data)
+    killed = running.kill("s1")
+    running.wait_ready()
+    process = next(process for process in running.supervisor.processes() if process.name == "s1")
+    assert process.pid != killed
+    assert process.restarts == 1
+    assert '"name":"s1"' in shardex(data, "status", "--json").stdout
+    assert shardex(data, "logs", "s1", "-n", "1").stdout.startswith("s1 | ")
+
+
+def test_down_ends_the_orphans_of_a_killed_supervisor(data: Path) -> None:
+    assert shardex(data, "up", "--detach").returncode == 0
+    supervisor = supervision.supervisor_process(data)
+    assert supervisor is not None
+    supervisor.kill()
+    assert shardex(data, "status").returncode == 3
+    assert supervision.cluster_processes(data) != []
+    assert shardex(data, "down").returncode == 0
+    assert supervision.cluster_processes(data) == []
+
+
+def test_up_replaces_the_orphans_of_a_killed_supervisor(data: Path) -> None:
+    assert shardex(data, "up", "--detach").returncode == 0
+    orphan = launcher.attach(data).pid("s0")
+    supervisor = supervision.supervisor_process(data)
+    assert supervisor is not None
+    supervisor.kill()
+    assert shardex(data, "up", "--detach").returncode == 0
+    assert launcher.attach(data).pid("s0") != orphan
+    assert shardex(data, "status").returncode == 0
+
+
+def test_a_stopped_daemon_does_not_keep_down_from_ending(data: Path) -> None:
+    assert shardex(data, "up", "--detach").returncode == 0
+    launcher.attach(data).kill("r0", signal.SIGSTOP)
+    assert shardex(data, "down").returncode == 0
+    assert supervision.cluster_processes(data) == []
