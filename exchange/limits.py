@@ -14,6 +14,8 @@ MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 """Any ZeroMQ message (an image of a full book is the largest)."""
 
 INBOX_BATCHES_MAX = 4_096
+INBOX_BYTES_MAX = 32 * 1024 * 1024
+"""Batches that wait in a shard for their record; beyond either, the answer is OVERLOADED."""
 GATEWAY_PENDING_MAX = 65_536
 """Orders of one gateway that wait for a shard's answer, per shard."""
 SOCKET_HWM = 10_000

@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import setproctitle
 import structlog
@@ -26,6 +27,9 @@ EXIT_CONFIG = 78
 """The configuration is wrong: starting again cannot help (sysexits EX_CONFIG)."""
 EXIT_IO = 74
 """A disk or the control store failed: this copy of the state is not to be trusted (sysexits EX_IOERR)."""
+
+EXIT_DEFECT = 70
+"""Our own mistake was found while it could still do no harm (sysexits EX_SOFTWARE)."""
 
 Log = structlog.stdlib.BoundLogger
 
@@ -66,14 +70,31 @@ def main(role: str, serve: Callable[[Daemon], int | None]) -> None:
 
 
 def run_async(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run an asyncio daemon on uvloop where it is installed; the event is set by SIGTERM and SIGINT."""
+    """Run an asyncio daemon on uvloop where it is installed; the event is set by SIGTERM and SIGINT.
+
+    An exception that escapes from a callback of the loop is our own mistake or a failed disk: it ends the daemon as if
+    `serve` had raised it, instead of leaving it half alive.
+    """
 
     async def body() -> None:
         stop = asyncio.Event()
+        faults: list[Exception] = []
         loop = asyncio.get_running_loop()
+
+        def on_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            fault = context.get("exception")
+            if "handle" in context and isinstance(fault, Exception):
+                faults.append(fault)
+                stop.set()
+            else:
+                loop.default_exception_handler(context)
+
+        loop.set_exception_handler(on_fault)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await serve(stop)
+        if faults:
+            raise faults[0]
 
     try:
         import uvloop  # noqa: PLC0415 - optional

@@ -25,3 +25,16 @@ def decode_outcome(outcome: bytes) -> tuple[list[bytes], bytes]:
     starts = (0, *ends[:-1])
     replies = [outcome[first + start : first + end] for start, end in zip(starts, ends, strict=True)]
     return replies, outcome[len(outcome) - frame_bytes :]
+
+
+def reply_range(outcome: bytes, first: int, count: int) -> bytes:
+    """The encoded replies number `first` to `first + count - 1`, counted from 0, one after the other. O(1) slices."""
+    base = _HEAD_BYTES + _END_BYTES * int(unpack_from("<I", outcome)[0])
+    start = unpack_from("<I", outcome, _HEAD_BYTES + _END_BYTES * (first - 1))[0] if first else 0
+    end = unpack_from("<I", outcome, _HEAD_BYTES + _END_BYTES * (first + count - 1))[0]
+    return outcome[base + start : base + end]
+
+
+def event_frame(outcome: bytes) -> bytes:
+    """The encoded event frame alone. O(1)."""
+    return outcome[len(outcome) - int(unpack_from("<I", outcome, _END_BYTES)[0]) :]

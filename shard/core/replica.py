@@ -1,0 +1,361 @@
+"""One shard's replica: batches in, one journal record a turn, answers and events out. Pure.
+
+A turn of the shell, in this order, which is the safety argument:
+
+1. cues: `on_message`, `on_tick`, `begin_term`, `define`, `drain`
+2. `form`: the record of this turn. When there is one: write it to the journal, `on_written` (executes it), make it
+   durable, `on_synced`. Its bytes are fixed and written before any of its commands runs: a failed write leaves the
+   state untouched, and a command that kills the process can be found in the journal. When write or sync fails, call
+   nothing more: exit.
+3. `ready`: what may leave now. It holds only what is committed, or was refused and will never be in a record.
+
+Phases
+    WAITING   no term yet: batches are refused, followers are served what recovery brought back
+    SERVING   from `begin_term` on: batches enter records
+    DRAINING  from `drain` on: new batches are refused, what is in the inbox is still executed
+
+Laws
+    A batch is executed whole or refused whole; `Refused` says that nothing of it was or will be executed.
+    A record is stamped with the newest time that the shell passed in, never with more, except to stay above the last.
+    Nothing that a record did leaves before `on_synced`.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple, assert_never
+
+from exchange import messages as m
+from exchange.errors import WireError
+from exchange.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_COMMANDS_MAX,
+    INBOX_BATCHES_MAX,
+    INBOX_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    RECORD_COMMANDS_MAX,
+)
+from exchange.wire import array_body_offset, array_header, decode_replies, decode_shard_inbound, encode
+from shard.core.engine import Engine
+from shard.core.journal import Position
+from shard.core.outcome import event_frame, reply_range
+from shard.core.record import chain_after, encode_batch
+from shard.core.replay import apply
+from shard.core.ring import Ring
+
+COORDINATOR = b"coordinator"
+"""Identity of the one peer whose batches may hold operator commands."""
+
+_TICK = encode(m.Tick())
+
+Parcel = tuple[bytes, bytes, bytes]
+"""(peer, header, payload) for the Router."""
+
+
+class Phase(Enum):
+    WAITING = "waiting"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+class Ready(NamedTuple):
+    """What may leave now: answers to the Router, (header, payload) to the Publisher, lines for the log."""
+
+    send: list[Parcel]
+    publish: list[tuple[bytes, bytes]]
+    notes: list[str]
+
+
+class _Batch(NamedTuple):
+    peer: bytes
+    number: int
+    epoch: int
+    commands: int
+    body: bytes
+
+
+class _Flight(NamedTuple):
+    """A record on its way: who gets which part of its outcome."""
+
+    record: bytes
+    first_seq: int
+    after: Position
+    own: int
+    batches: list[_Batch]
+    ticks: int
+
+
+class Replica:
+    """Single-threaded; no method blocks. `position` is where the journal stands, counting written records."""
+
+    def __init__(self, *, shard: str, node: str, engine: Engine, position: Position, ring: Ring) -> None:
+        self.position = position
+        self.ring = ring
+        self.engine = engine
+        self.phase = Phase.WAITING
+        self._shard = shard
+        self._node = node
+        self._epoch = position.epoch
+        self._now_ns = 0
+        self._inbox: deque[_Batch] = deque()
+        self._inbox_bytes = 0
+        self._epoch_start = b""
+        self._own: deque[bytes] = deque()
+        self._defined: dict[int, m.DefineInstrument] = {}
+        self._tick_due = False
+        self._followers: dict[bytes, int] = {}
+        self._flight: _Flight | None = None
+        self._outcome = b""
+        self._notes: list[str] = []
+        self._send: list[Parcel] = []
+        self._publish: list[tuple[bytes, bytes]] = []
+
+    @property
+    def epoch(self) -> int:
+        """The term in which records are formed now."""
+        return self._epoch
+
+    @property
+    def committed_seq(self) -> int:
+        """Everything up to here is durable and has been released."""
+        return self.ring.last_seq
+
+    @property
+    def serving(self) -> bool:
+        """The term has begun, its EpochStart and the instruments' definitions are committed."""
+        return self.phase is Phase.SERVING and not self._epoch_start and not self._own
+
+    @property
+    def busy(self) -> bool:
+        """`form` would give a record without any further cue."""
+        return bool(self._inbox or self._own or self._epoch_start)
+
+    @property
+    def inbox_batches(self) -> int:
+        """Batches that wait for their record."""
+        return len(self._inbox)
+
+    # --- cues ---------------------------------------------------------------------------------------------------
+
+    def begin_term(self, epoch: int, incarnation: int, instruments: Iterable[m.Instrument], now_ns: int) -> None:
+        """The coordinator made this replica the primary of `epoch`, whose promise the shell has made durable.
+
+        Batches that were meant for another term are refused. ValueError when the numbers are out of range.
+        """
+        epoch_start = encode(m.EpochStart(epoch, self._node, incarnation))
+        self.engine.admit(array_header(1) + epoch_start, m.SHARD_COMMANDS)
+        assert self.phase is not Phase.DRAINING, "a replica that drains begins no term"
+        assert epoch >= self._epoch, "terms only grow"
+        self._now_ns = now_ns
+        self.phase = Phase.SERVING
+        self._epoch = epoch
+        waiting = self._inbox
+        self._inbox = deque()
+        self._inbox_bytes = 0
+        for batch in waiting:
+            if batch.epoch in (0, epoch):
+                self._enqueue(batch)
+            else:
+                self._refuse(batch.peer, batch.number, "NOT_PRIMARY", self._other_term(batch.epoch))
+        self._epoch_start = epoch_start
+        self.define(instruments)
+
+    def define(self, instruments: Iterable[m.Instrument]) -> None:
+        """Log the definition of every instrument that this process has not logged in just this form."""
+        for instrument in instruments:
+            definition = _definition(instrument)
+            if self._defined.get(instrument.index) == definition:
+                continue
+            self._defined[instrument.index] = definition
+            command = encode(definition)
+            try:
+                self.engine.admit(array_header(1) + command, m.SHARD_COMMANDS)
+            except ValueError as fault:
+                self._notes.append(f"instrument {instrument.symbol!r} of the shard map cannot be defined: {fault}")
+            else:
+                self._own.append(command)
+
+    def drain(self) -> None:
+        """Take no new batches; finish what is in the inbox."""
+        self.phase = Phase.DRAINING
+
+    def on_tick(self, now_ns: int) -> None:
+        """Wall-clock time passes: the next record carries a Tick."""
+        self._now_ns = now_ns
+        self._tick_due = self.phase is Phase.SERVING
+
+    def on_message(self, header: bytes, payload: bytes, peer: bytes, now_ns: int) -> None:
+        """Take one message from the Router. `now_ns` is wall-clock time."""
+        self._now_ns = now_ns
+        try:
+            message = decode_shard_inbound(header)
+        except WireError as error:
+            self._notes.append(f"peer {peer!r}: {error}")
+            return
+        match message:
+            case m.Batch():
+                self._take(message, payload, peer)
+            case m.Follow():
+                if len(self._followers) < INBOX_BATCHES_MAX:
+                    self._followers[peer] = message.after_seq
+            case _:
+                assert_never(message)
+
+    def on_written(self) -> None:
+        """The record of `form` lies in the journal: execute it. Poisoned when the engine fails."""
+        flight = self._flight
+        assert flight is not None, "on_written answers a record"
+        self._outcome = apply(self.engine, flight.record, flight.after)
+        self.position = flight.after
+
+    def on_synced(self) -> None:
+        """The record is durable: its answers and events may leave."""
+        flight, outcome = self._flight, self._outcome
+        assert flight is not None, "on_synced follows on_written"
+        self._flight = None
+        self._outcome = b""
+        if flight.own:
+            self._check_own(outcome, flight.own)
+        taken = flight.own + flight.ticks
+        for batch in flight.batches:
+            answers = encode(m.Answers(batch.number, flight.after.epoch))
+            self._send.append(
+                (batch.peer, answers, array_header(batch.commands) + reply_range(outcome, taken, batch.commands))
+            )
+            taken += batch.commands
+        frame = event_frame(outcome)
+        published = m.Published(self._shard, flight.after.epoch, flight.first_seq - 1, flight.after.seq)
+        self._publish.append((encode(published), frame))
+        self.ring.add(flight.first_seq, flight.after.seq, frame)
+
+    # --- consequences -------------------------------------------------------------------------------------------
+
+    def ready(self) -> Ready:
+        """What may leave now; what is returned here is not returned again."""
+        if self._followers and self._flight is None:
+            self._answer_followers()
+        ready = Ready(self._send, self._publish, self._notes)
+        self._send, self._publish, self._notes = [], [], []
+        return ready
+
+    def form(self) -> bytes:
+        """The next record: own commands first (EpochStart opens a term), then a Tick, then batches as they came.
+
+        Empty when there is nothing to log.
+        """
+        assert self._flight is None, "one record at a time"
+        commands = [self._epoch_start] if self._epoch_start else []
+        self._epoch_start = b""
+        count = own = len(commands)
+        size = sum(map(len, commands))
+        ticks = 0
+        while self._own and count < RECORD_COMMANDS_MAX and size + len(self._own[0]) <= RECORD_BYTES_MAX:
+            command = self._own.popleft()
+            commands.append(command)
+            count += 1
+            size += len(command)
+            own += 1
+        if self._tick_due and count < RECORD_COMMANDS_MAX and size + len(_TICK) <= RECORD_BYTES_MAX:
+            self._tick_due = False
+            commands.append(_TICK)
+            count += 1
+            size += len(_TICK)
+            ticks = 1
+        batches: list[_Batch] = []
+        while self._inbox and not self._own:
+            batch = self._inbox[0]
+            if count + batch.commands > RECORD_COMMANDS_MAX or size + len(batch.body) > RECORD_BYTES_MAX:
+                break
+            batches.append(self._inbox.popleft())
+            commands.append(batch.body)
+            count += batch.commands
+            size += len(batch.body)
+        if not count:
+            return b""
+        before = self.position
+        ts_ns = max(before.ts_ns + 1, self._now_ns)
+        self._inbox_bytes -= sum([len(batch.body) for batch in batches])
+        record = encode_batch(
+            epoch=self._epoch,
+            first_seq=before.seq + 1,
+            ts_ns=ts_ns,
+            prev_chain=before.chain,
+            count=count,
+            payload=b"".join(commands),
+        )
+        after = Position(before.seq + count, self._epoch, ts_ns, chain_after(record))
+        self._flight = _Flight(record, before.seq + 1, after, own, batches, ticks)
+        return record
+
+    def _take(self, header: m.Batch, payload: bytes, peer: bytes) -> None:
+        """Admit a batch or refuse it whole."""
+        number = header.batch
+        if self.phase is Phase.WAITING:
+            self._refuse(peer, number, "SHARD_DOWN", f"shard {self._shard} waits for the coordinator")
+        elif self.phase is Phase.DRAINING:
+            self._refuse(peer, number, "SHARD_DOWN", f"shard {self._shard} is shutting down")
+        elif header.epoch not in (0, self._epoch):
+            self._refuse(peer, number, "NOT_PRIMARY", self._other_term(header.epoch))
+        elif len(self._inbox) >= INBOX_BATCHES_MAX or self._inbox_bytes + len(payload) > INBOX_BYTES_MAX:
+            self._refuse(peer, number, "OVERLOADED", f"shard {self._shard} has {len(self._inbox)} batches waiting")
+        elif len(payload) > BATCH_BYTES_MAX:
+            self._refuse(peer, number, "MALFORMED", f"batch of {len(payload)} bytes exceeds {BATCH_BYTES_MAX}")
+        else:
+            allowed = m.OPERATOR_COMMANDS if peer == COORDINATOR else m.CUSTOMER_COMMANDS
+            try:
+                count = self.engine.admit(payload, allowed)
+                body = payload[array_body_offset(payload) :]
+            except (ValueError, WireError) as fault:
+                self._refuse(peer, number, "MALFORMED", str(fault))
+                return
+            if count != header.count or not 1 <= count <= BATCH_COMMANDS_MAX:
+                detail = (
+                    f"batch announces {header.count} commands, it has {count}; allowed are 1 to {BATCH_COMMANDS_MAX}"
+                )
+                self._refuse(peer, number, "MALFORMED", detail)
+                return
+            self._enqueue(_Batch(peer, number, header.epoch, count, body))
+
+    def _enqueue(self, batch: _Batch) -> None:
+        self._inbox.append(batch)
+        self._inbox_bytes += len(batch.body)
+
+    def _refuse(self, peer: bytes, batch: int, reason: str, detail: str) -> None:
+        self._send.append((peer, encode(m.Refused(batch, self._epoch, reason, detail)), b""))
+
+    def _other_term(self, epoch: int) -> str:
+        return f"shard {self._shard} is in term {self._epoch}, the batch is meant for term {epoch}"
+
+    def _answer_followers(self) -> None:
+        """Only while no record is on its way: the engine's image is then exactly what is committed."""
+        image = b""
+        for peer, after_seq in self._followers.items():
+            if self.ring.covers(after_seq):
+                chunk = self.ring.chunk(after_seq)
+                frames = m.Frames(self._shard, chunk.first_seq, chunk.last_seq, chunk.more)
+                self._send.append((peer, encode(frames), chunk.payload))
+            else:
+                image = image or self.ring.with_recent_trades(self.engine.image())
+                self._send.append((peer, encode(m.Image(self._shard, self.position.seq)), image))
+        self._followers = {}
+
+    def _check_own(self, outcome: bytes, count: int) -> None:
+        for reply in decode_replies(array_header(count) + reply_range(outcome, 0, count)):
+            if isinstance(reply, m.Rejected):
+                self._notes.append(f"own command of seq {reply.seq}: code {reply.code}, value {reply.value}")
+
+
+def _definition(i: m.Instrument) -> m.DefineInstrument:
+    return m.DefineInstrument(
+        i.index,
+        i.symbol,
+        i.tick,
+        i.lot,
+        i.quantity_min,
+        i.quantity_max,
+        i.price_min,
+        i.price_max,
+        i.collar_bps,
+        i.reference_price,
+        i.position_limit,
+    )

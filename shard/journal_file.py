@@ -1,0 +1,139 @@
+"""A journal's files: segments that grow by one record at a time, and their removal. No failed call is ever repeated.
+
+Space is written ahead as zeros: a sync then updates no file size and maps no block, which halves its cost. The last
+segment of a running shard therefore ends in zeros; every other one ends with its last record.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+from exchange.errors import JournalError
+from shard.core.journal import (
+    SEGMENT_HEAD_BYTES,
+    Position,
+    Segment,
+    SegmentHead,
+    decode_segment_head,
+    encode_segment_head,
+)
+from shard.node_state import replace_durably, sync_directory
+
+SEGMENT_SUFFIX = ".segment"
+AHEAD_BYTES = 1024 * 1024
+"""How far zeros are written ahead of the records."""
+
+
+class JournalFile:
+    """The one writer of a journal. OSError from any method: the tail is unknown, the process must end."""
+
+    def __init__(self, directory: Path, *, segment_bytes: int) -> None:
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._head_of: Callable[[Position], SegmentHead] | None = None
+        self._descriptor = -1
+        self._end = 0
+        self._zeroed = 0
+        self.bytes_written = 0
+
+    def open_term(self, base: Position, head_of: Callable[[Position], SegmentHead]) -> None:
+        """Begin a new segment behind `base`; `head_of` gives the head of this and of every later one."""
+        self._head_of = head_of
+        self._roll(base)
+
+    def append(self, record: bytes, base: Position) -> None:
+        """Write a record that follows `base`. Not durable before `sync`."""
+        if self._end > SEGMENT_HEAD_BYTES and self._end + len(record) > self._segment_bytes:
+            self._roll(base)
+        end = self._end + len(record)
+        if end > self._zeroed:
+            self._write(bytes(end + AHEAD_BYTES - self._zeroed), self._zeroed)
+            self._zeroed = end + AHEAD_BYTES
+        self._write(record, self._end)
+        self._end = end
+        self.bytes_written += len(record)
+
+    def sync(self) -> None:
+        """Everything appended is on the disk when this returns."""
+        os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        """End the segment with its last record, durably."""
+        if self._descriptor >= 0:
+            os.ftruncate(self._descriptor, self._end)
+            os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _roll(self, base: Position) -> None:
+        assert self._head_of is not None, "a term opens the journal"
+        self.close()
+        path = self._directory / segment_name(base.seq)
+        replace_durably(path, encode_segment_head(self._head_of(base)))
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._end = self._zeroed = SEGMENT_HEAD_BYTES
+
+    def _write(self, content: bytes, offset: int) -> None:
+        written = os.pwrite(self._descriptor, content, offset)
+        while written < len(content):
+            written += os.pwrite(self._descriptor, content[written:], offset + written)
+
+
+def segment_name(base_seq: int) -> str:
+    """File of the segment whose first record has seq `base_seq` + 1."""
+    return f"{base_seq:020d}{SEGMENT_SUFFIX}"
+
+
+def segment_paths(directory: Path) -> list[Path]:
+    """All segments, oldest first."""
+    return sorted(directory.glob("[0-9]" * 20 + SEGMENT_SUFFIX))
+
+
+def open_segments(directory: Path) -> list[Segment]:
+    """All segments, oldest first. JournalError when a head is damaged, belies its name, or is of another journal."""
+    segments: list[Segment] = []
+    for path in segment_paths(directory):
+        read_at = partial(_read_at, path)
+        head = decode_segment_head(read_at(0, SEGMENT_HEAD_BYTES), path.name)
+        if path.name != segment_name(head.base_seq):
+            raise JournalError(f"segment {path.name}: its head says that it starts behind seq {head.base_seq}")
+        first = segments[0].head if segments else head
+        if (head.shard, head.journal_uuid) != (first.shard, first.journal_uuid):
+            raise JournalError(
+                f"segment {path.name}: belongs to journal {head.journal_uuid} of shard {head.shard}, "
+                f"not to {first.journal_uuid} of {first.shard}"
+            )
+        segments.append(Segment(path.name, head, read_at))
+    return segments
+
+
+def cut(path: Path, offset: int) -> None:
+    """End a segment at `offset`; what stands before it is durable afterwards."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.ftruncate(descriptor, offset)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_segments_below(directory: Path, seq: int) -> int:
+    """Remove the segments that hold nothing above `seq`; the newest always stays. Returns how many."""
+    paths = segment_paths(directory)
+    removable = [path for path, after in pairwise(paths) if _base_seq(after) <= seq]
+    for path in removable:
+        path.unlink()
+    if removable:
+        sync_directory(directory)
+    return len(removable)
+
+
+def _base_seq(path: Path) -> int:
+    return int(path.name.removesuffix(SEGMENT_SUFFIX))
+
+
+def _read_at(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), size, offset)

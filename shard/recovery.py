@@ -1,0 +1,122 @@
+"""The only way a shard starts: newest good snapshot, then the journal behind it, record by record through `apply`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from exchange import messages as m
+from exchange.clock import monotonic_ns
+from exchange.domain import NS_PER_S
+from exchange.errors import ConfigError, JournalError
+from exchange.limits import RING_FRAMES_MAX
+from exchange.process import Log
+from shard.core.engine import Engine, create_engine
+from shard.core.journal import START, Position, Segment, Tail, TailKind
+from shard.core.outcome import event_frame
+from shard.core.replay import Applied, Replay
+from shard.core.ring import Ring
+from shard.core.snapshot import SnapshotHead
+from shard.journal_file import cut, open_segments
+from shard.node_state import NodeState, read_note
+from shard.snapshot_file import load_snapshot, snapshot_paths, snapshot_seq
+
+PROGRESS_NS = 1 * NS_PER_S
+
+
+class Recovered(NamedTuple):
+    """A shard as its journal tells it. The journal's last record may not be durable yet; the next sync covers it."""
+
+    engine: Engine
+    position: Position
+    ring: Ring
+    replayed_bytes: int
+
+
+def recover(
+    directory: Path, state: NodeState, *, ceilings: m.EngineConfig, reference: bool, ring_bytes: int, log: Log
+) -> Recovered:
+    """Read everything back and cut a torn tail.
+
+    JournalError when something that was acknowledged is missing or damaged: nothing is cut then. ConfigError when what
+    is there does not fit `ceilings`. Cost: reading the snapshot, then applying what came after it.
+    """
+    durable_seq = max([read_note(directory), state.clean_seq, *map(snapshot_seq, snapshot_paths(directory))], default=0)
+    segments = open_segments(directory)
+    if not segments:
+        if durable_seq > 0:
+            raise JournalError(f"directory {directory} has no journal, but seq {durable_seq} was acknowledged")
+        empty = Ring(after_seq=0, bytes_max=ring_bytes, frames_max=RING_FRAMES_MAX)
+        return Recovered(create_engine(ceilings, reference=reference), START, empty, 0)
+    head = segments[0].head
+    if (head.shard, head.journal_uuid) != (state.shard, state.journal_uuid):
+        raise JournalError(
+            f"directory {directory} has journal {head.journal_uuid} of shard {head.shard}, "
+            f"its node.state is that of {state.journal_uuid} of shard {state.shard}"
+        )
+    replay = Replay(segments, _newest_snapshot(directory, log), reference=reference)
+    ring = Ring(after_seq=replay.position.seq, bytes_max=ring_bytes, frames_max=RING_FRAMES_MAX)
+    progress = _Progress(log, replay.position.seq)
+    records = replay.run(state.suspect_seq if state.suspect_seq >= 0 else None)
+    while True:
+        try:
+            applied = next(records)
+        except StopIteration as end:
+            tail: Tail = end.value
+            break
+        ring.add(applied.entry.head.first_seq, applied.entry.position.seq, event_frame(applied.outcome))
+        progress.on_applied(applied)
+    _accept_tail(directory, segments, tail, scanned_seq=replay.scanned_seq, durable_seq=durable_seq, log=log)
+    try:
+        replay.adopt(ceilings)
+    except ValueError as fault:
+        raise ConfigError([f"[ceilings] are too low for what shard {state.shard} holds: {fault}"]) from fault
+    log.info("recovered", seq=replay.position.seq, epoch=replay.position.epoch, records=progress.records)
+    return Recovered(replay.engine, replay.position, ring, progress.bytes)
+
+
+def _newest_snapshot(directory: Path, log: Log) -> tuple[SnapshotHead, bytes] | None:
+    for path in snapshot_paths(directory):
+        try:
+            return load_snapshot(path)
+        except JournalError as error:
+            log.error("snapshot unusable, taking an older one", error=str(error))
+    return None
+
+
+def _accept_tail(
+    directory: Path, segments: Sequence[Segment], tail: Tail, *, scanned_seq: int, durable_seq: int, log: Log
+) -> None:
+    """Cut a torn end. JournalError when the end is not that of a write that was under way."""
+    if tail.kind is TailKind.CORRUPT:
+        raise JournalError(f"the journal is corrupt behind seq {scanned_seq}, nothing was cut: {tail.detail}")
+    if scanned_seq < durable_seq:
+        detail = tail.detail or "nothing follows"
+        raise JournalError(
+            f"the journal can be read up to seq {scanned_seq}, but seq {durable_seq} was acknowledged, "
+            f"nothing was cut: {detail}"
+        )
+    path = directory / segments[tail.segment].name
+    surplus = path.stat().st_size - tail.offset
+    if tail.kind is TailKind.TORN:
+        log.warning("torn tail cut", seq=scanned_seq, bytes=surplus, segment=path.name, detail=tail.detail)
+    cut(path, tail.offset)
+
+
+class _Progress:
+    """A log line a second while records are applied."""
+
+    def __init__(self, log: Log, start_seq: int) -> None:
+        self._log = log
+        self._start_seq = start_seq
+        self._next_ns = monotonic_ns() + PROGRESS_NS
+        self.records = 0
+        self.bytes = 0
+
+    def on_applied(self, applied: Applied) -> None:
+        self.records += 1
+        self.bytes += len(applied.entry.record)
+        now_ns = monotonic_ns()
+        if now_ns >= self._next_ns:
+            self._next_ns = now_ns + PROGRESS_NS
+            seq = applied.entry.position.seq
+            self._log.info("replaying", seq=seq, commands=seq - self._start_seq, megabytes=self.bytes >> 20)

@@ -1,0 +1,64 @@
+"""What a shard tells about itself with each heartbeat: flat numbers and short texts, cheap to keep."""
+
+from collections.abc import Mapping
+
+import psutil
+from hdrh.histogram import HdrHistogram
+
+from exchange.domain import NS_PER_S, NS_PER_US
+
+WINDOW_NS = 1 * NS_PER_S
+"""Rates and percentiles are those of the last full window in which something happened."""
+_LONGEST_US = 60_000_000
+_DIGITS = 2
+
+
+class Vitals:
+    """Counts records; a record costs a few microseconds here."""
+
+    def __init__(self, now_ns: int) -> None:
+        self._process = psutil.Process()
+        self._sync = HdrHistogram(1, _LONGEST_US, _DIGITS)
+        self._commit = HdrHistogram(1, _LONGEST_US, _DIGITS)
+        self._window_ns = now_ns
+        self._records = 0
+        self._commands = 0
+        self._shown: dict[str, int] = {
+            "records_per_s": 0,
+            "commands_per_s": 0,
+            "fsync_p50_us": 0,
+            "fsync_p99_us": 0,
+            "commit_p50_us": 0,
+            "commit_p99_us": 0,
+            "memory_mb": self._memory_mb(),
+        }
+
+    def on_record(self, *, commands: int, sync_ns: int, commit_ns: int) -> None:
+        """A record is durable. `sync_ns` = its fdatasync, `commit_ns` = from the start of its turn to here."""
+        self._records += 1
+        self._commands += commands
+        self._sync.record_value(max(1, sync_ns // NS_PER_US))
+        self._commit.record_value(max(1, commit_ns // NS_PER_US))
+
+    def on_tick(self, now_ns: int) -> None:
+        """Close the window when it is over. `now_ns` is monotonic."""
+        elapsed_ns = now_ns - self._window_ns
+        if elapsed_ns < WINDOW_NS:
+            return
+        self._shown["records_per_s"] = self._records * NS_PER_S // elapsed_ns
+        self._shown["commands_per_s"] = self._commands * NS_PER_S // elapsed_ns
+        self._shown["memory_mb"] = self._memory_mb()
+        if self._records:
+            for name, histogram in (("fsync", self._sync), ("commit", self._commit)):
+                for percentile in (50, 99):
+                    self._shown[f"{name}_p{percentile}_us"] = int(histogram.get_value_at_percentile(percentile))
+                histogram.reset()
+        self._window_ns = now_ns
+        self._records = self._commands = 0
+
+    def shown(self) -> Mapping[str, int]:
+        """Rates per second, percentiles in microseconds, resident memory in MiB."""
+        return self._shown
+
+    def _memory_mb(self) -> int:
+        return int(self._process.memory_info().rss) >> 20
