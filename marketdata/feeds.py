@@ -8,6 +8,7 @@ All times are wall nanoseconds.
 from typing import assert_never
 
 from exchange import messages as m
+from exchange.domain import NS_PER_MS
 from exchange.errors import WireError
 from exchange.limits import FEED_SUBSCRIPTIONS_MAX
 from exchange.routing import Routing
@@ -167,7 +168,7 @@ class Feeds:
                     mirror.epoch,
                     mirror.seq,
                     mirror.ts_ns,
-                    max(0, age_ns // 1_000_000),
+                    max(0, age_ns // NS_PER_MS),
                     live,
                 )
             case m.AskTrades():

@@ -8,6 +8,7 @@ import psutil
 
 from exchange import messages as m
 from exchange.clock import monotonic_ns, wall_ns
+from exchange.domain import NS_PER_S
 from exchange.errors import WireError
 from exchange.feed import Feed
 from exchange.limits import TICK_INTERVAL_NS
@@ -18,7 +19,7 @@ from marketdata.feeds import Feeds
 from marketdata.websocket import Door
 
 QUESTIONS_PER_TURN = 256
-_TICKS_PER_SECOND = 1_000_000_000 // TICK_INTERVAL_NS
+_TICKS_PER_SECOND = NS_PER_S // TICK_INTERVAL_NS
 
 
 def serve(daemon: Daemon) -> None:
@@ -105,7 +106,7 @@ class MarketData:
                 self._deliveries_per_s = self._feeds.fanout.delivered - delivered
                 delivered = self._feeds.fanout.delivered
             self._door.wake()
-            await asyncio.sleep(TICK_INTERVAL_NS / 1e9)
+            await asyncio.sleep(TICK_INTERVAL_NS / NS_PER_S)
 
     def _answer(self) -> bool:
         """Answer questions of gateways; one that cannot be read is answered with request 0."""

@@ -16,6 +16,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.typedefs import Handler
 
 from exchange.clock import monotonic_ns, wall_ns
+from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ConfigError
 from exchange.limits import FEED_FRAME_BYTES_MAX, HTTP_REQUEST_DEADLINE_NS
 from exchange.process import Log
@@ -23,13 +24,13 @@ from marketdata import classic
 from marketdata.core.fanout import Client
 from marketdata.feeds import Feeds
 
-ROUND_NS = 5_000_000
+ROUND_NS = 5 * NS_PER_MS
 """Shortest rest between two rounds: what comes meanwhile leaves together. After quiet an update leaves at once."""
 MESSAGES_BURST = 100
-MESSAGE_INTERVAL_NS = 200_000_000
+MESSAGE_INTERVAL_NS = 200 * NS_PER_MS
 """A client may send MESSAGES_BURST messages at once and one each interval (5 a second) in the long run."""
-PING_NS = 20_000_000_000
-SILENCE_NS = 60_000_000_000
+PING_NS = 20 * NS_PER_S
+SILENCE_NS = 60 * NS_PER_S
 """A client that said nothing for so long, not even a pong, is gone."""
 SEND_BUFFER_BYTES = 256 * 1024
 """Kernel buffer of a connection. The default grows to 4 MiB, in which a slow client's frames grow stale unseen."""
@@ -130,7 +131,9 @@ class Door:
         if self._round is None and self._connections:
             rest_ns = self._rest_until_ns - monotonic_ns()
             loop = asyncio.get_running_loop()
-            self._round = loop.call_soon(self._send) if rest_ns <= 0 else loop.call_later(rest_ns / 1e9, self._send)
+            self._round = (
+                loop.call_soon(self._send) if rest_ns <= 0 else loop.call_later(rest_ns / NS_PER_S, self._send)
+            )
 
     def on_second(self) -> None:
         """A second has passed: heartbeats, candles, pings, silent clients."""
@@ -180,7 +183,7 @@ class Door:
         """A new connection; it must send a whole request within the deadline (aiohttp itself would wait for ever)."""
         assert self._runner.server is not None
         protocol = self._runner.server()
-        seconds = HTTP_REQUEST_DEADLINE_NS / 1e9
+        seconds = HTTP_REQUEST_DEADLINE_NS / NS_PER_S
         self._unproven[protocol] = asyncio.get_running_loop().call_later(seconds, self._expire, protocol)
         return protocol
 

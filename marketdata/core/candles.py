@@ -8,7 +8,9 @@ from collections import deque
 
 from msgspec import Struct
 
-MINUTE_NS = 60 * 1_000_000_000
+from exchange.domain import NS_PER_S
+
+MINUTE_NS = 60 * NS_PER_S
 DAY_MINUTES = 24 * 60
 
 
@@ -63,7 +65,7 @@ class Minutes:
         groups: list[list[Candle]] = []
         for candle in reversed(self._candles):
             start = _floor(candle.minute, interval)
-            if groups and groups[-1][0].minute >= start:
+            if groups and _floor(groups[-1][0].minute, interval) == start:
                 groups[-1].insert(0, candle)
             elif len(groups) < limit:
                 groups.append([candle])
