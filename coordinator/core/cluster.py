@@ -29,7 +29,7 @@ ENDPOINTS_MAX = 8
 EPOCH_MAX = 2**32 - 1
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _UUID = re.compile(r"[0-9a-zA-Z-]{1,64}")
-_ENDPOINT = re.compile(r"(ipc|tcp)://[!-~]{1,200}")
+_ENDPOINT = re.compile(r"(ipc|tcp|http|ws)://[!-~]{1,200}")
 _NOBODY = ShardRecord(0, "", 0, {})
 
 
