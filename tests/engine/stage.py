@@ -11,6 +11,8 @@ For each command its rows in the order in which they happened, then its reply:
 
 from itertools import groupby
 
+import msgspec
+
 from exchange import messages as m
 from exchange.domain import OrderEvent, Reject, Side, State, Status
 from exchange.wire import array_header, decode_frame, decode_replies, encode
@@ -164,8 +166,6 @@ class Stage:
 
     def book(self, instrument: int = 0) -> str:
         """All resting quantities, "bids | asks", best first, oldest first."""
-        import msgspec
-
         sides = msgspec.msgpack.decode(self.engine.book(instrument))
         return " | ".join(
             " ".join(f"{'+'.join(str(leaves) for _, leaves in orders)}@{price}" for price, orders in side)
