@@ -11,6 +11,7 @@ CRATE := shard/native
 MANIFEST := --manifest-path $(CRATE)/Cargo.toml
 NATIVE_SOURCES := $(shell find $(CRATE) -name target -prune -o -type f -print 2>/dev/null)
 INSTALLED := $(if $(CARGO),$(VENV)/.installed-native,$(VENV)/.installed-pure)
+CHECKOUT_PTH := $(VENV)/lib/python3.*/site-packages/shardex-checkout.pth
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 .PHONY: help setup demo test torture lint format bench clean
@@ -67,14 +68,14 @@ $(VENV)/.dependencies: pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-native: $(VENV)/.dependencies $(NATIVE_SOURCES)
-	PATH="$(dir $(CARGO)):$$PATH" VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --quiet
-	@rm -f $(VENV)/.installed-pure
+	PATH="$(dir $(CARGO)):$$PATH" VIRTUAL_ENV=$(CURDIR)/$(VENV) PIP_QUIET=1 $(BIN)/maturin develop --release --locked --quiet
+	@rm -f $(VENV)/.installed-pure $(CHECKOUT_PTH)
 	@touch $@
 
 # Without cargo: the same packages and the same command, from the same checkout; the engine is the reference engine.
 $(VENV)/.installed-pure: $(VENV)/.dependencies
 	@echo "cargo is missing: shardex runs on the plain-Python reference engine, many times slower than the native one"
-	@echo '$(CURDIR)' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shardex-checkout.pth"
+	@echo '$(CURDIR)' > $$(ls -d $(VENV)/lib/python3.*/site-packages)/shardex-checkout.pth
 	@printf '#!%s\nfrom shardex.__main__ import main\n\nmain()\n' '$(CURDIR)/$(BIN)/python' > $(BIN)/shardex
 	@chmod +x $(BIN)/shardex
 	@rm -f $(VENV)/.installed-native

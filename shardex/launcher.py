@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from exchange import messages as m
 from exchange.clock import monotonic_ns
 from exchange.config import Config, load, render
 from exchange.domain import NS_PER_S
@@ -177,9 +178,9 @@ class Running:
             status = control.status(timeout_s=0.25)
         except Unavailable as fault:
             return [str(fault)]
-        health = {daemon.name: daemon.health for daemon in status.daemons}
-        names = [process.name for process in processes if health.get(process.name) != "healthy"]
-        missing = [f"{name} is {health.get(name, 'not registered')}" for name in names]
+        daemons = {daemon.name: daemon for daemon in status.daemons}
+        missing = [_trouble(process.name, daemons.get(process.name)) for process in processes]
+        missing = [sentence for sentence in missing if sentence]
         return missing or ([] if status.health == "healthy" else [f"the cluster is {status.health}"])
 
 
@@ -274,6 +275,16 @@ def last_line(config: Config, name: str) -> str:
         if lines:
             return lines[-1]
     return "it left no log"
+
+
+def _trouble(name: str, daemon: m.DaemonStatus | None) -> str:
+    """Why the coordinator does not call a daemon healthy; empty when it does."""
+    if daemon is None:
+        return f"{name} is unknown to the coordinator"
+    if daemon.health == "healthy":
+        return ""
+    refused = daemon.stats.get("refused")
+    return f"{name} is {daemon.health}" + (f" ({refused})" if refused else "")
 
 
 def _check_ports(config: Config) -> None:
