@@ -77,7 +77,7 @@ impl Accounts {
         Self {
             max,
             list: Vec::new(),
-            by_name: Index::with_capacity(max),
+            by_name: Index::new(),
             hasher: RandomState::new(),
             holdings: Vec::new(),
             changes: Vec::new(),

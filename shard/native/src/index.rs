@@ -1,46 +1,81 @@
-//! A hash index: from the hash of a key to the slot where the key and all else is kept.
-//!
-//! Open addressing with linear probing; a cell is the upper half of the hash and the slot, so a probe touches the slot
-//! itself only when 32 bits of hash agree. Cells are zeroed by the operating system: one that was never used costs no
-//! memory. Nothing can iterate over an index, so the hash never shows in an outcome.
+//! Hash indexes: from a key to the slot where the key and all else is kept. Nothing can iterate over an index, so no hash
+//! ever shows in an outcome.
 
-/// Slots for which cells are reserved at most; an index that gets fuller is built anew at twice the size.
-const RESERVED_MAX: usize = 1 << 22;
+use crate::pool::{NONE, Pool};
 
-/// An index of slots.
+const EMPTY: u64 = 0;
+const SEGMENT_BITS: u32 = 8;
+const CELLS_MIN: usize = 16;
+
+/// An index from the hash of a key to a slot.
+///
+/// Open addressing with linear probing; a cell is the upper half of the hash and the slot, so a probe touches the slot
+/// itself only when 32 bits of hash agree. The first of these bits choose one of 256 segments, which grow one by one: no
+/// command ever waits for more than a 256th of the index to be moved.
 pub struct Index {
+    segments: Vec<Segment>,
+}
+
+struct Segment {
     cells: Vec<u64>,
-    mask: usize,
     used: usize,
 }
 
-const EMPTY: u64 = 0;
-
-#[inline]
-fn tag(hash: u64) -> u64 {
-    hash >> 32
-}
-
 impl Index {
-    /// An empty index that will hold about `capacity` slots.
-    pub fn with_capacity(capacity: usize) -> Self {
-        let capacity = capacity.min(RESERVED_MAX);
-        Self::with_cells((capacity + capacity / 3 + 1).next_power_of_two())
-    }
-
-    fn with_cells(cells: usize) -> Self {
-        Self { cells: vec![EMPTY; cells], mask: cells - 1, used: 0 }
+    /// An empty index.
+    pub fn new() -> Self {
+        Self { segments: (0..1 << SEGMENT_BITS).map(|_| Segment { cells: vec![EMPTY; CELLS_MIN], used: 0 }).collect() }
     }
 
     #[inline]
-    fn home(&self, tag: u64) -> usize {
-        tag as usize & self.mask
+    fn segment(&self, hash: u64) -> &Segment {
+        &self.segments[(hash >> (64 - SEGMENT_BITS)) as usize]
+    }
+
+    #[inline]
+    fn segment_mut(&mut self, hash: u64) -> &mut Segment {
+        &mut self.segments[(hash >> (64 - SEGMENT_BITS)) as usize]
     }
 
     /// The slot under `hash` for which `is_it` holds.
     #[inline]
-    pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let tag = tag(hash);
+    pub fn find(&self, hash: u64, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.segment(hash).find(hash >> 32, is_it)
+    }
+
+    /// Adds a slot that is not in the index yet.
+    #[inline]
+    pub fn insert(&mut self, hash: u64, slot: u32) {
+        self.segment_mut(hash).insert(cell(hash, slot));
+    }
+
+    /// Takes out a slot that is in the index.
+    #[inline]
+    pub fn remove(&mut self, hash: u64, slot: u32) {
+        self.segment_mut(hash).remove(cell(hash, slot));
+    }
+}
+
+/// Upper half: the tag; lower half: the slot + 1, so that no cell in use is empty.
+#[inline]
+fn cell(hash: u64, slot: u32) -> u64 {
+    hash >> 32 << 32 | (u64::from(slot) + 1)
+}
+
+impl Segment {
+    /// Where a cell with this tag wants to be.
+    #[inline]
+    fn home(&self, tag: u64) -> usize {
+        tag as usize & (self.cells.len() - 1)
+    }
+
+    #[inline]
+    fn after(&self, at: usize) -> usize {
+        (at + 1) & (self.cells.len() - 1)
+    }
+
+    #[inline]
+    fn find(&self, tag: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut at = self.home(tag);
         loop {
             let cell = self.cells[at];
@@ -53,63 +88,133 @@ impl Index {
                     return Some(slot);
                 }
             }
-            at = (at + 1) & self.mask;
+            at = self.after(at);
         }
     }
 
-    /// Adds a slot that is not in the index yet. O(1) but for the one in a doubling that moves them all.
     #[inline]
-    pub fn insert(&mut self, hash: u64, slot: u32) {
+    fn insert(&mut self, cell: u64) {
         self.used += 1;
         if self.used * 4 > self.cells.len() * 3 {
             self.double();
         }
-        self.put(tag(hash) << 32 | (u64::from(slot) + 1));
+        self.put(cell);
     }
 
     #[inline]
     fn put(&mut self, cell: u64) {
         let mut at = self.home(cell >> 32);
         while self.cells[at] != EMPTY {
-            at = (at + 1) & self.mask;
+            at = self.after(at);
         }
         self.cells[at] = cell;
     }
 
     #[cold]
     fn double(&mut self) {
-        let larger = Self { used: self.used, ..Self::with_cells(self.cells.len() * 2) };
-        for cell in std::mem::replace(self, larger).cells {
+        let larger = vec![EMPTY; self.cells.len() * 2];
+        for cell in std::mem::replace(&mut self.cells, larger) {
             if cell != EMPTY {
                 self.put(cell);
             }
         }
     }
 
-    /// Takes out a slot that is in the index; later cells of its run move up, so no tombstones are left.
-    #[inline]
-    pub fn remove(&mut self, hash: u64, slot: u32) {
-        let gone = tag(hash) << 32 | (u64::from(slot) + 1);
-        let mut hole = self.home(tag(hash));
+    /// Later cells of the run move up, so no tombstones are left.
+    fn remove(&mut self, gone: u64) {
+        let mut hole = self.home(gone >> 32);
         while self.cells[hole] != gone {
-            assert!(self.cells[hole] != EMPTY, "index: slot {slot} is not there");
-            hole = (hole + 1) & self.mask;
+            assert!(self.cells[hole] != EMPTY, "index: slot {} is not there", gone as u32 - 1);
+            hole = self.after(hole);
         }
-        let mut at = hole;
-        loop {
-            at = (at + 1) & self.mask;
-            let cell = self.cells[at];
-            if cell == EMPTY {
-                break;
-            }
-            let displacement = at.wrapping_sub(self.home(cell >> 32)) & self.mask;
-            if displacement >= at.wrapping_sub(hole) & self.mask {
-                self.cells[hole] = cell;
+        let mut at = self.after(hole);
+        while self.cells[at] != EMPTY {
+            let distance = |from: usize| at.wrapping_sub(from) & (self.cells.len() - 1);
+            if distance(self.home(self.cells[at] >> 32)) >= distance(hole) {
+                self.cells[hole] = self.cells[at];
                 hole = at;
             }
+            at = self.after(at);
         }
         self.cells[hole] = EMPTY;
         self.used -= 1;
+    }
+}
+
+const BLOCK_BITS: u32 = 4;
+
+/// An index from order ids to slots. Ids are given out one after the other, so sixteen neighbours share a block and one
+/// cell of a hash index: a new order finds its block where the order before it was put.
+pub struct OrderIndex {
+    blocks: Pool<Block>,
+    by_number: Index,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    number: i64,
+    used: u32,
+    slots: [u32; 1 << BLOCK_BITS],
+}
+
+#[inline]
+fn place(order_id: i64) -> (i64, usize) {
+    (order_id >> BLOCK_BITS, order_id as usize & ((1 << BLOCK_BITS) - 1))
+}
+
+/// Order ids are ours to choose: spreading them is enough.
+#[inline]
+fn spread(number: i64) -> u64 {
+    let product = (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    product ^ product << 32
+}
+
+impl OrderIndex {
+    /// An empty index.
+    pub fn new() -> Self {
+        Self { blocks: Pool::with_capacity(0), by_number: Index::new() }
+    }
+
+    #[inline]
+    fn block(&self, number: i64) -> Option<u32> {
+        self.by_number.find(spread(number), |block| self.blocks[block].number == number)
+    }
+
+    /// The slot under an order id.
+    #[inline]
+    pub fn find(&self, order_id: i64) -> Option<u32> {
+        let (number, at) = place(order_id);
+        let slot = self.blocks[self.block(number)?].slots[at];
+        (slot != NONE).then_some(slot)
+    }
+
+    /// Adds an order id that is not in the index yet.
+    #[inline]
+    pub fn insert(&mut self, order_id: i64, slot: u32) {
+        let (number, at) = place(order_id);
+        let block = self.block(number).unwrap_or_else(|| {
+            let block = self.blocks.take(Block { number, used: 0, slots: [NONE; 1 << BLOCK_BITS] });
+            self.by_number.insert(spread(number), block);
+            block
+        });
+        let block = &mut self.blocks[block];
+        assert!(block.slots[at] == NONE, "index: order {order_id} is there already");
+        block.slots[at] = slot;
+        block.used += 1;
+    }
+
+    /// Takes out an order id that is in the index.
+    pub fn remove(&mut self, order_id: i64) {
+        let (number, at) = place(order_id);
+        let slot = self.block(number).expect("index: an order id that is not there");
+        let block = &mut self.blocks[slot];
+        assert!(block.slots[at] != NONE, "index: order {order_id} is not there");
+        block.slots[at] = NONE;
+        block.used -= 1;
+        if block.used == 0 {
+            self.by_number.remove(spread(number), slot);
+            self.blocks.give_back(slot);
+        }
     }
 }
 
@@ -118,8 +223,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_inserted_is_found_until_it_is_removed_however_it_grows_and_hashes_collide() {
-        let mut index = Index::with_capacity(10);
+    fn what_is_inserted_is_found_until_it_is_removed_however_the_index_grows_and_hashes_collide() {
+        let mut index = Index::new();
         let hash = |slot: u32| u64::from(slot % 7) << 32;
         for slot in 0..100 {
             index.insert(hash(slot), slot);
@@ -136,6 +241,24 @@ mod tests {
     #[test]
     #[should_panic(expected = "is not there")]
     fn removing_what_is_not_there_is_our_own_mistake() {
-        Index::with_capacity(4).remove(1 << 32, 1);
+        Index::new().remove(1 << 32, 1);
+    }
+
+    #[test]
+    fn order_ids_are_found_until_they_are_removed_and_their_blocks_are_used_again() {
+        let mut index = OrderIndex::new();
+        let ids: Vec<i64> =
+            (0..4).flat_map(|instrument| (1..1_000).map(move |counter| instrument << 40 | counter)).collect();
+        for (slot, &id) in ids.iter().enumerate() {
+            index.insert(id, slot as u32);
+        }
+        for &id in ids.iter().step_by(2) {
+            index.remove(id);
+        }
+        for (slot, &id) in ids.iter().enumerate() {
+            assert_eq!(index.find(id), (slot % 2 == 1).then_some(slot as u32));
+        }
+        ids.iter().skip(1).step_by(2).for_each(|&id| index.remove(id));
+        assert_eq!(index.blocks.used(), 0);
     }
 }

@@ -6,7 +6,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::domain::{Broken, ClientId, Kind, Op, Reject, SelfTrade, Side, Status, TimeInForce};
-use crate::index::Index;
+use crate::index::{Index, OrderIndex};
 use crate::pool::{NONE, Pool};
 
 /// A final answer, but for its fills.
@@ -141,15 +141,9 @@ pub struct Window {
     fills: Pool<FillNode>,
     owns: Vec<Own>,
     by_name: Index,
-    by_order_id: Index,
+    by_order_id: OrderIndex,
     /// Keyed by chance, since customers choose the ids. Never leaves the index.
     hasher: RandomState,
-}
-
-/// Order ids are ours to choose: spreading them is enough.
-#[inline]
-fn order_id_hash(order_id: i64) -> u64 {
-    (order_id as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 impl Window {
@@ -161,8 +155,8 @@ impl Window {
             memories: Pool::with_capacity(limits.ids_max),
             fills: Pool::with_capacity(limits.ids_max),
             owns: Vec::new(),
-            by_name: Index::with_capacity(limits.ids_max),
-            by_order_id: Index::with_capacity(limits.ids_max),
+            by_name: Index::new(),
+            by_order_id: OrderIndex::new(),
             hasher: RandomState::new(),
         }
     }
@@ -213,7 +207,7 @@ impl Window {
     /// The entry of the accepted Submit that made an order.
     #[inline]
     pub fn find_order(&self, order_id: i64) -> Option<u32> {
-        self.by_order_id.find(order_id_hash(order_id), |entry| self.entries[entry].order_id() == Some(order_id))
+        self.by_order_id.find(order_id)
     }
 
     /// Whether one more entry of an account is within the limits.
@@ -259,7 +253,7 @@ impl Window {
         own.bound_ns = own.bound_ns.max(client_ns).max(ts_ns);
         self.by_name.remove(self.name_hash(account, instrument, client_id.get()), slot);
         if let Some(order_id) = self.entries[slot].order_id() {
-            self.by_order_id.remove(order_id_hash(order_id), slot);
+            self.by_order_id.remove(order_id);
         }
         if let Fate::Ended(memory) = fate {
             self.memories.give_back(memory);
@@ -327,7 +321,7 @@ impl Window {
         }
         self.entries[entry].fills = next;
         if let Some(order_id) = self.entries[entry].order_id() {
-            self.by_order_id.insert(order_id_hash(order_id), entry);
+            self.by_order_id.insert(order_id, entry);
         }
     }
 
