@@ -79,7 +79,7 @@ class Cluster:
                 self._daemons[role, name] = records.decode(key, value, DaemonRecord)
         _check_instruments(stored.instruments, instruments)
         self.map = stored
-        served = {entry.shard for entry in stored.shards if entry.serving}
+        served = [entry.shard for entry in stored.shards if entry.serving]
         self._change_map(instruments=instruments, shards=[self._entry(shard, shard in served) for shard in shards])
         for shard in shards:
             if (replica := self._primary(shard)) is not None:
