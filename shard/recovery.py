@@ -11,7 +11,7 @@ from exchange.errors import ConfigError, JournalError
 from exchange.limits import RING_FRAMES_MAX
 from exchange.process import Log
 from shard.core.engine import Engine, create_engine
-from shard.core.journal import START, Position, Segment, Tail, TailKind
+from shard.core.journal import START, Position, Segment, Tail, TailKind, consume
 from shard.core.outcome import event_frame
 from shard.core.replay import Applied, Replay
 from shard.core.ring import Ring
@@ -57,14 +57,12 @@ def recover(
     ring = Ring(after_seq=replay.position.seq, bytes_max=ring_bytes, frames_max=RING_FRAMES_MAX)
     progress = _Progress(log, replay.position.seq)
     records = replay.run(state.suspect_seq if state.suspect_seq >= 0 else None)
-    while True:
-        try:
-            applied = next(records)
-        except StopIteration as end:
-            tail: Tail = end.value
-            break
+
+    def on_applied(applied: Applied) -> None:
         ring.add(applied.entry.head.first_seq, applied.entry.position.seq, event_frame(applied.outcome))
         progress.on_applied(applied)
+
+    tail = consume(records, on_applied)
     _accept_tail(directory, segments, tail, scanned_seq=replay.scanned_seq, durable_seq=durable_seq, log=log)
     try:
         replay.adopt(ceilings)

@@ -14,7 +14,7 @@ Laws
 from collections.abc import Callable, Generator, Sequence
 from enum import Enum
 from struct import Struct as Layout
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -34,6 +34,7 @@ _RECORD_START = Layout("<HBB").pack(MAGIC, FORMAT, 0)
 _EPOCH_START = b"\x94\x0a"
 """Every EpochStart begins like this: an array of four, the first its tag."""
 
+T = TypeVar("T")
 ReadAt = Callable[[int, int], bytes]
 """(offset, size) -> that part of a segment, shorter where the segment ends."""
 
@@ -164,6 +165,17 @@ def scan(segments: Sequence[Segment], first: int = 0) -> Generator[Entry, None, 
     return tail
 
 
+def consume(entries: Generator[T, None, Tail], on_entry: Callable[[T], None]) -> Tail:
+    """Run a scan or a replay to its end; returns how it ended."""
+    while True:
+        try:
+            entry = next(entries)
+        except StopIteration as end:
+            tail: Tail = end.value
+            return tail
+        on_entry(entry)
+
+
 def _scan_segment(number: int, segment: Segment, position: Position) -> Generator[Entry, None, tuple[Position, Tail]]:
     window = _Window(segment.read_at)
     offset = SEGMENT_HEAD_BYTES
@@ -173,6 +185,8 @@ def _scan_segment(number: int, segment: Segment, position: Position) -> Generato
             record = window.take(offset, head.record_bytes)
             decode_record(record)
         except ValueError as fault:
+            if window.refresh(offset):
+                continue
             kind, detail = _classify(window, offset, str(fault))
             place = f"segment {segment.name}, byte {offset}: {detail}" if detail else ""
             return position, Tail(kind, number, offset, place)
@@ -225,3 +239,9 @@ class _Window:
             self._base, start = offset, 0
             self._block = self.peek(offset, max(size, BLOCK_BYTES))
         return self._block[start : start + size]
+
+    def refresh(self, offset: int) -> bool:
+        """Forget a block that was read before its reader came to `offset`: a live journal has grown since then."""
+        stale = self._base != offset
+        self._base, self._block = offset, b""
+        return stale
