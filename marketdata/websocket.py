@@ -36,6 +36,7 @@ SEND_BUFFER_BYTES = 256 * 1024
 """Kernel buffer of a connection. The default grows to 4 MiB, in which a slow client's frames grow stale unseen."""
 CLOSE_S = 5.0
 """How long a closing client may take to read what is in its socket."""
+_FLUSH_POLL_S = 0.02
 _PING = b"\x89\x00"
 
 
@@ -233,7 +234,7 @@ class Door:
         self._admitted += 1
         try:
             await websocket.prepare(request)
-            if isinstance(request.transport, asyncio.Transport):
+            if request.transport is not None:
                 await self._serve(websocket, request.transport)
         finally:
             self._admitted -= 1
@@ -277,13 +278,17 @@ class Door:
         task.add_done_callback(self._closing.discard)
 
     async def _close(self, connection: Connection, code: WSCloseCode, reason: str) -> None:
+        """Send the close frame behind what the socket still holds, and give the client CLOSE_S to read it all."""
+        transport = connection.transport
         try:
             async with asyncio.timeout(CLOSE_S):
                 await connection.websocket.close(code=code, message=reason.encode())
+                while transport.get_write_buffer_size():
+                    await asyncio.sleep(_FLUSH_POLL_S)
         except TimeoutError:
             self._log.info("client does not read", number=connection.client.number, reason=reason)
         finally:
-            connection.transport.abort()
+            transport.abort()
 
 
 def origin_allowed(origin: str | None, host: str, *, loopback_only: bool) -> bool:

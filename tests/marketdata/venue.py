@@ -40,7 +40,7 @@ class Venue:
         self.shard = shard
         self.engine = create_engine(CEILINGS)
         self.frames: list[bytes] = []
-        self.headers: list[bytes] = []
+        self.headers: list[m.Published] = []
         self.ts_ns = START_NS
         self.instruments = instruments
         self._chain = 0
@@ -70,7 +70,7 @@ class Venue:
         self._chain = chain_after(record)
         _, frame = decode_outcome(self.engine.apply(record))
         self.frames.append(frame)
-        self.headers.append(encode(m.Published(self.shard, self.engine.epoch(), before, self.seq)))
+        self.headers.append(m.Published(self.shard, self.engine.epoch(), before, self.seq))
         return decode_frame_head(frame)
 
     def order(self, side: Side, price: int, quantity: int, *, account: str = "alice", index: int = 0) -> m.Submit:
@@ -116,19 +116,30 @@ def map_of(*venues: Venue, endpoints: dict[str, tuple[str, str]] | None = None, 
     return m.ShardMap(version, entries, [one for venue in venues for one in venue.instruments])
 
 
-def read_frames(data: bytes) -> list[dict[str, Any]]:
-    """The JSON messages of unmasked text frames in a row; numbers with a point are Decimal."""
+TEXT, CLOSE, PING = 0x81, 0x88, 0x89
+"""First byte of a WebSocket frame that is whole."""
+
+
+def split_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+    """(first byte, payload) of the unmasked frames at the start of `data`, and what is left of it."""
     found = []
-    while data:
-        assert data[0] == 0x81
-        size, at = data[1], 2
-        if size == 126:
-            size, at = int.from_bytes(data[2:4], "big"), 4
-        elif size == 127:
-            size, at = int.from_bytes(data[2:10], "big"), 10
-        found.append(read(data[at : at + size]))
-        data = data[at + size :]
-    return found
+    while len(data) >= 2:
+        extra = {126: 2, 127: 8}.get(data[1], 0)
+        size = int.from_bytes(data[2 : 2 + extra], "big") if extra else data[1]
+        end = 2 + extra + size
+        if len(data) < max(2 + extra, end):
+            break
+        found.append((data[0], data[2 + extra : end]))
+        data = data[end:]
+    return found, data
+
+
+def read_frames(data: bytes) -> list[dict[str, Any]]:
+    """The JSON messages of text frames in a row."""
+    found, rest = split_frames(data)
+    assert not rest
+    assert all(kind == TEXT for kind, _ in found)
+    return [read(payload) for _, payload in found]
 
 
 def read(text: str | bytes) -> dict[str, Any]:
