@@ -603,8 +603,9 @@ class AskPositions(Wire, frozen=True, tag=40):
 
 
 class Holding(Wire, frozen=True):
-    """One account in one instrument. `cost` = signed sum of price x quantity of the open position, in price units
-    times quantity units, as text because it can exceed 64 bits; `volume` = traded quantity."""
+    """One account in one instrument. `cost` = signed sum of price x quantity of the open position at average cost,
+    `realised` = profit of what was closed, both in price units times quantity units, as text because they can exceed
+    64 bits; `volume` = traded quantity. `exact` = no trade is missing from the three (see riskd.core.positions)."""
 
     instrument: int
     position: int
@@ -612,15 +613,19 @@ class Holding(Wire, frozen=True):
     open_sell: int
     cost: str
     volume: int
+    realised: str = "0"
+    exact: bool = True
 
 
 class Positions(Wire, frozen=True, tag=41):
-    """Answer to AskPositions; `as_of` = per shard (epoch, seq, stream is live)."""
+    """Answer to AskPositions; `as_of` = per shard (epoch, seq, stream is live). `exposure` = per quote currency the
+    worst case of all open orders at the last price, as decimal text."""
 
     request: int
     account: str
     holdings: list[Holding]
     as_of: dict[str, tuple[int, int, bool]]
+    exposure: dict[str, str] = {}
 
 
 class AskBook(Wire, frozen=True, tag=42):

@@ -80,21 +80,25 @@ def run_async(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         stop = asyncio.Event()
         faults: list[Exception] = []
         loop = asyncio.get_running_loop()
+        serving = asyncio.ensure_future(serve(stop))
 
         def on_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             fault = context.get("exception")
             if "handle" in context and isinstance(fault, Exception):
                 faults.append(fault)
-                stop.set()
+                serving.cancel()
             else:
                 loop.default_exception_handler(context)
 
         loop.set_exception_handler(on_fault)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await serve(stop)
-        if faults:
-            raise faults[0]
+        try:
+            await serving
+        except asyncio.CancelledError:
+            if not faults:
+                raise
+            raise faults[0] from None
 
     try:
         import uvloop  # noqa: PLC0415 - optional
