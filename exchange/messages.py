@@ -588,8 +588,188 @@ class Administered(Wire, frozen=True, tag=29):
     results: dict[str, str]
 
 
-CoordinatorInbound = Register | Beat | AskMap | AskStatus | Administer
-CoordinatorOutbound = ShardMap | Registered | BeatSeen | ClusterStatus | Administered
+class Member(Wire, frozen=True):
+    """One uptime session of one node of a shard, and where its replication door is."""
+
+    node: str
+    incarnation: int
+    endpoint: str
+
+
+class ShardView(Wire, frozen=True, tag=30):
+    """A shard's metadata as the control store has it; `ver` grows with every change.
+
+    `isr` = the recorded in-sync set: every member has every committed record (rule R2). `members` = all registered.
+    """
+
+    shard: str
+    ver: int
+    epoch: int
+    primary: Member
+    isr: list[Member]
+    members: list[Member]
+
+
+class AskIsr(Wire, frozen=True, tag=31):
+    """The primary of `epoch` asks to record another in-sync set. Asking again is harmless."""
+
+    shard: str
+    request: int
+    epoch: int
+    node: str
+    incarnation: int
+    isr: list[Member]
+
+
+class IsrAnswer(Wire, frozen=True, tag=32):
+    """What the store holds after the request was decided; `accepted` = the set asked for is the recorded one."""
+
+    request: int
+    accepted: bool
+    view: ShardView
+
+
+class StepDown(Wire, frozen=True, tag=33):
+    """The coordinator asks the primary of `epoch` to drain and hand over to `to` (planned switch)."""
+
+    shard: str
+    epoch: int
+    to: Member
+
+
+class Drained(Wire, frozen=True, tag=34):
+    """The primary of `epoch` has stopped; `to` holds everything up to `seq` and may be promoted."""
+
+    shard: str
+    epoch: int
+    node: str
+    incarnation: int
+    to: Member
+    seq: int
+
+
+class Switch(Wire, frozen=True, tag=35):
+    """An operator asks for a planned switch of one shard."""
+
+    actor: str
+    shard: str
+
+
+class Elect(Wire, frozen=True, tag=36):
+    """An operator makes `node` the primary; outside the in-sync set only with `accept_loss`, and marked for ever."""
+
+    actor: str
+    shard: str
+    node: str
+    accept_loss: bool
+
+
+class Operated(Wire, frozen=True, tag=37):
+    """Answer to Switch and Elect: empty `refused` = it is under way."""
+
+    refused: str
+
+
+CoordinatorInbound = Register | Beat | AskMap | AskStatus | Administer | AskIsr | Drained | Switch | Elect
+CoordinatorOutbound = (
+    ShardMap
+    | Registered
+    | BeatSeen
+    | ClusterStatus
+    | Administered
+    | ShardView
+    | IsrAnswer
+    | StepDown
+    | Operated
+)
+
+
+# --- node <-> node of one shard: every message names term, sender and target (rule R7) -------------------------------
+
+
+class Term(Wire, frozen=True):
+    """Where one term ends in a journal: its last seq and the chain behind it."""
+
+    epoch: int
+    last_seq: int
+    chain: int
+
+
+class Join(Wire, frozen=True, tag=60):
+    """Standby to primary: here I am, this is my journal; where do we part?"""
+
+    epoch: int
+    sender: int
+    target: int
+    node: str
+    terms: list[Term]
+
+
+class JoinAt(Wire, frozen=True, tag=61):
+    """Primary to standby: our journals agree up to `cut_seq`; cut what is behind it. `snapshot` = I no longer have
+    the records behind it, take a snapshot first."""
+
+    epoch: int
+    sender: int
+    target: int
+    cut_seq: int
+    snapshot: bool
+
+
+class Append(Wire, frozen=True, tag=62):
+    """Primary to standby. Payload: whole records that follow `prev_seq`, or nothing: a heartbeat.
+
+    Everything up to `commit_seq` is committed.
+    """
+
+    epoch: int
+    sender: int
+    target: int
+    prev_seq: int
+    commit_seq: int
+
+
+class Appended(Wire, frozen=True, tag=63):
+    """Standby to primary: everything up to `last_seq` is as durable as the mode asks; `trail` is the engine's there."""
+
+    epoch: int
+    sender: int
+    target: int
+    last_seq: int
+    chain: int
+    trail: int
+
+
+class Fenced(Wire, frozen=True, tag=64):
+    """The sender has promised `epoch`, which is above the receiver's."""
+
+    epoch: int
+    sender: int
+    target: int
+
+
+class SnapshotAsk(Wire, frozen=True, tag=65):
+    """Standby to primary: the next part of your snapshot from `offset` on (0 = begin)."""
+
+    epoch: int
+    sender: int
+    target: int
+    seq: int
+    offset: int
+
+
+class SnapshotPart(Wire, frozen=True, tag=66):
+    """Primary to standby. Payload: part of the snapshot file of `seq` at `offset`; `total` bytes in all."""
+
+    epoch: int
+    sender: int
+    target: int
+    seq: int
+    offset: int
+    total: int
+
+
+ReplicaMessage = Join | JoinAt | Append | Appended | Fenced | SnapshotAsk | SnapshotPart
 
 
 # --- gateway <-> riskd and marketdata: one request, one answer with the same `request` ------------------------------

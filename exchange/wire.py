@@ -38,6 +38,7 @@ decode_coordinator_inbound: Decoder[m.CoordinatorInbound] = Decoder("message to 
 decode_coordinator_outbound: Decoder[m.CoordinatorOutbound] = Decoder(
     "message from the coordinator", m.CoordinatorOutbound
 )
+decode_replica: Decoder[m.ReplicaMessage] = Decoder("message between nodes", m.ReplicaMessage)
 decode_risk_inbound: Decoder[m.RiskInbound] = Decoder("message to riskd", m.RiskInbound)
 decode_risk_outbound: Decoder[m.RiskOutbound] = Decoder("message from riskd", m.RiskOutbound)
 decode_market_inbound: Decoder[m.MarketInbound] = Decoder("message to marketdata", m.MarketInbound)
