@@ -116,10 +116,15 @@ class Router(Socket):
 
 
 class Dealer(Socket):
-    """One side of a request stream towards a Router; answers may overtake each other."""
+    """One side of a request stream towards a Router; answers may overtake each other.
 
-    def __init__(self, identity: str, *, hwm: int = SOCKET_HWM) -> None:
+    Messages queue while the peer is away; with `connected_only` a send is refused then, so that what was sent and what
+    never left can be told apart.
+    """
+
+    def __init__(self, identity: str, *, hwm: int = SOCKET_HWM, connected_only: bool = False) -> None:
         super().__init__(zmq.DEALER, hwm=hwm, identity=identity)
+        self._zmq.setsockopt(zmq.IMMEDIATE, int(connected_only))
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Next (header, payload) or None; b"", b"" for a message of another shape."""
@@ -129,7 +134,7 @@ class Dealer(Socket):
         return (parts[0], parts[1]) if len(parts) == _PARTS else (b"", b"")
 
     def send(self, header: bytes, payload: bytes = b"") -> bool:
-        """False when the queue is full; the message is not sent then."""
+        """False when the queue is full, or nobody is there and that matters; the message is not sent then."""
         return self._send_parts([header, payload])
 
 

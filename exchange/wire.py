@@ -46,6 +46,8 @@ decode_market_outbound: Decoder[m.MarketOutbound] = Decoder("message from market
 
 decode_commands: Decoder[list[m.Command]] = Decoder("commands", list[m.Command])
 decode_replies: Decoder[list[m.Reply]] = Decoder("replies", list[m.Reply])
+decode_replies_raw: Decoder[list[msgspec.Raw]] = Decoder("replies", list[msgspec.Raw])
+decode_reply: Decoder[m.Reply] = Decoder("reply", m.Reply)
 decode_frame: Decoder[m.EventFrame] = Decoder("event frame", m.EventFrame)
 decode_frame_head: Decoder[m.FrameHead] = Decoder("event frame", m.FrameHead)
 decode_frames: Decoder[list[msgspec.Raw]] = Decoder("event frames", list[msgspec.Raw])

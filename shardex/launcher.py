@@ -190,8 +190,6 @@ def start(config: Config, *, detached: bool = False) -> Running:
     Unless `detached`, the kernel stops everything when this process dies, however it dies. Orphans of a supervisor that
     was killed are ended first. LaunchError when the cluster runs already or one of its ports is taken.
     """
-    open_private_directory(config.run)
-    (config.data / supervision.LOGS).mkdir(exist_ok=True)
     lock = os.open(config.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -200,6 +198,8 @@ def start(config: Config, *, detached: bool = False) -> Running:
             raise LaunchError(f"a cluster runs in {config.data} already; `shardex down` stops it") from fault
         end_processes(config.data)
         _check_ports(config)
+        open_private_directory(config.run)
+        (config.data / supervision.LOGS).mkdir(exist_ok=True)
         conf = config.data / "supervisord.conf"
         conf.write_text(supervision.render(config))
         words = [sys.executable, "-P", "-m", "shardex.supervise", "--data", str(config.data), "--conf", str(conf)]

@@ -1,6 +1,5 @@
 """What `shardex status` shows: the coordinator's view, the supervisor's view and the memory of each process, merged."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,47 +13,30 @@ from shardex.supervision import programs
 if TYPE_CHECKING:
     from rich.table import Table
 
-_COLUMNS = (
-    ("role", "role"),
-    ("name", "name"),
-    ("pid", "pid"),
-    ("health", "health"),
-    ("epoch", "epoch"),
-    ("seq", "seq"),
-    ("orders_per_second", "orders/s"),
-    ("trades_per_second", "trades/s"),
-    ("p50_us", "p50 µs"),
-    ("p99_us", "p99 µs"),
-    ("memory_mb", "MB"),
-    ("pool_percent", "pool %"),
-    ("restarts", "restarts"),
-)
+RATES = {"shard": "commands_per_s", "marketdata": "deliveries_per_s"}
+"""The figure of a role's heartbeat that says how busy it is."""
 _COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red", "down": "red"}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One daemon. None = it does not have such a figure, or nobody can tell now."""
+class Row(msgspec.Struct, frozen=True):
+    """One daemon. `state` is supervisord's word for its process, `stats` what it says of itself in its heartbeats.
+
+    `memory_mb` is its resident memory in 10^6 bytes, None when it has no process; `epoch` is 0 without one.
+    """
 
     role: str
     name: str
     pid: int
     state: str
     health: str
-    epoch: int | None
-    seq: int | None
-    orders_per_second: float | None
-    trades_per_second: float | None
-    p50_us: float | None
-    p99_us: float | None
-    memory_mb: float | None
-    pool_percent: float | None
+    epoch: int
     restarts: int
+    memory_mb: float | None
+    stats: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Report:
-    """The whole cluster at one moment."""
+class Report(msgspec.Struct, frozen=True):
+    """The whole cluster at one moment. `health` is healthy, degraded or unhealthy."""
 
     data: str
     health: str
@@ -82,7 +64,6 @@ def collect(running: Running) -> Report:
     rows = []
     for program in programs(config):
         process, daemon = processes[program.name], daemons.get(program.name)
-        stats = daemon.stats if daemon else {}
         up = process.state == "RUNNING"
         rows.append(
             Row(
@@ -91,20 +72,15 @@ def collect(running: Running) -> Report:
                 pid=process.pid,
                 state=process.state,
                 health=(daemon.health if daemon else "unknown") if up else "down",
-                epoch=daemon.epoch if daemon and daemon.epoch else None,
-                seq=_number(stats, "seq"),
-                orders_per_second=_number(stats, "orders_per_second"),
-                trades_per_second=_number(stats, "trades_per_second"),
-                p50_us=_number(stats, "p50_us"),
-                p99_us=_number(stats, "p99_us"),
-                memory_mb=_memory_mb(process.pid) if up else None,
-                pool_percent=_number(stats, "pool_percent"),
+                epoch=daemon.epoch if daemon else 0,
                 restarts=process.restarts,
+                memory_mb=_memory_mb(process.pid) if up else None,
+                stats=daemon.stats if daemon else {},
             )
         )
     if health == "healthy" and any(row.health != "healthy" for row in rows):
         health = "degraded"
-    engines = sorted({str(daemon.stats["engine"]) for daemon in daemons.values() if "engine" in daemon.stats})
+    engines = sorted({str(row.stats["engine"]) for row in rows if "engine" in row.stats})
     return Report(
         data=str(config.data),
         health=health,
@@ -117,17 +93,17 @@ def collect(running: Running) -> Report:
 
 
 def to_json(report: Report) -> str:
-    """One line of JSON; figures that a daemon does not have are null."""
+    """One line of JSON."""
     return msgspec.json.encode(report).decode()
 
 
 def one_line(report: Report) -> str:
     """The cluster in one line of text."""
-    shards = [row for row in report.daemons if row.role == "shard"]
-    orders = sum(row.orders_per_second or 0 for row in shards)
-    trades = sum(row.trades_per_second or 0 for row in shards)
-    slowest = max((row.p99_us or 0 for row in shards), default=0)
-    return f"{report.health} · {orders:,.0f} orders/s · {trades:,.0f} trades/s · p99 {slowest:,.0f} µs"
+    shards = [row.stats for row in report.daemons if row.role == "shard"]
+    commands = sum(stats.get("commands_per_s", 0) for stats in shards)
+    orders = sum(stats.get("orders", 0) for stats in shards)
+    slowest = max((stats.get("commit_p99_us", 0) for stats in shards), default=0)
+    return f"{report.health} · {orders:,} open orders · {commands:,} commands/s · commit p99 {slowest:,} µs"
 
 
 def table(report: Report) -> "Table":
@@ -135,24 +111,31 @@ def table(report: Report) -> "Table":
     from rich.table import Table  # noqa: PLC0415 - `status --json` does not need it
 
     colour = _COLOURS[report.health]
-    shown = Table(title=f"{report.data}: [{colour}]{report.health}[/], engine {report.engine}", title_justify="left")
-    for key, title in _COLUMNS:
-        shown.add_column(title, justify="left" if key in ("role", "name", "health") else "right")
+    title = f"{report.data}: [{colour}]{report.health}[/], engine {report.engine}"
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("daemon", "", "health"):
+        shown.add_column(name, no_wrap=True)
+    for name in ("pid", "epoch", "seq", "rate\n/s", "p50\nµs", "p99\nµs", "memory\nMB", "pool\n%", "re-\nstarts"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for row in report.daemons:
-        cells = [_cell(getattr(row, key)) for key, _ in _COLUMNS]
-        shown.add_row(*cells, style=None if row.health == "healthy" else _COLOURS.get(row.health, "red"))
+        figures = (
+            row.pid or None,
+            row.epoch or None,
+            row.stats.get("seq"),
+            row.stats.get(RATES.get(row.role, "")),
+            row.stats.get("commit_p50_us"),
+            row.stats.get("commit_p99_us"),
+            row.memory_mb,
+            row.stats.get("pool_use_percent"),
+            row.restarts,
+        )
+        style = None if row.health == "healthy" else _COLOURS.get(row.health, "red")
+        shown.add_row(row.name, row.role, row.health, *map(_cell, figures), style=style)
     return shown
 
 
 def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
-
-
-def _number(stats: dict[str, Any], key: str) -> Any:
-    value = stats.get(key)
-    return value if isinstance(value, int | float) else None
+    return "–" if value is None else str(value)
 
 
 def _memory_mb(pid: int) -> float | None:

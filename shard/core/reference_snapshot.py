@@ -21,6 +21,7 @@ from exchange.domain import (
     State,
     Status,
     TimeInForce,
+    compose_id,
     instrument_of,
 )
 from exchange.messages import DefineInstrument, EngineConfig, Executed, Fill, Rejected, Wire
@@ -335,7 +336,9 @@ def _check_order_id(market: Market, order_id: int) -> int:
     """The instrument of an order id that must have been given out."""
     instrument = market.instruments.get(instrument_of(order_id))
     counter = order_id & (1 << ORDER_COUNTER_BITS) - 1
-    _check(instrument is not None and 1 <= counter <= instrument.orders_counter, f"order id {order_id} is not one")
+    _check(
+        instrument is not None and 1 <= counter <= instrument.orders_counter, f"order id {order_id} was not given out"
+    )
     return instrument_of(order_id)
 
 
@@ -379,32 +382,43 @@ def _read_entry(market: Market, row: EntryRow, memory: MemoryRow | None) -> None
     _check((row.instrument, row.client_order_id) not in account.window.entries, f"{subject} stands twice")
     _check(row.op in _OPS, f"{subject}: op {row.op} is not one of {_OPS}")
     _check(row.code in _CODES and row.reason in _CODES, f"{subject}: code {row.code} or reason {row.reason} is unknown")
-    _check(row.op != TOMBSTONE or row.code == Reject.VOIDED, f"{subject}: code {row.code} of a tombstone")
+    _check((row.op == TOMBSTONE) == (row.code == Reject.VOIDED), f"{subject}: code {row.code} of op {row.op}")
     _check(1 <= row.seq <= market.seq, f"{subject}: seq {row.seq} is not in 1..{market.seq}")
+    _check(row.epoch <= market.epoch, f"{subject}: epoch {row.epoch} is above {market.epoch}")
+    _check(row.ts_ns <= market.ts_ns, f"{subject}: ts_ns {row.ts_ns} is above {market.ts_ns}")
     stamp = (row.epoch, row.seq, row.ts_ns, False)
     answer: Executed | Rejected
     if row.code:
         answer = Rejected(*stamp, row.code, row.value, row.bound, row.order_id)
     else:
+        _check(_check_order_id(market, row.order_id) == row.instrument, f"{subject}: order {row.order_id}")
+        trades = market.instruments[row.instrument].trades_counter
+        for fill in row.fills:
+            known = compose_id(row.instrument, 1) <= fill.trade_id <= compose_id(row.instrument, trades)
+            _check(known, f"{subject}: trade id {fill.trade_id} was not given out")
         fills = [Fill(fill.trade_id, fill.price, fill.quantity) for fill in row.fills]
         answer = Executed(*stamp, row.order_id, row.status, row.reason, row.filled, row.remaining, fills)
     entry = Entry(row.op, row.instrument, row.client_order_id, row.hash, row.client_ns, answer)
     if entry.holds_order:
-        _check(_check_order_id(market, row.order_id) == row.instrument, f"{subject}: order {row.order_id}")
         entry.order = _entry_order(market, account, row, memory)
         _check(entry.order is not None, f"{subject}: order {row.order_id} is not the entry's")
     else:
         _check(memory is None, f"{subject}: memory without an order")
     market.remember(account, entry)
+    ids = len(account.window.entries)
+    _check(ids <= market.config.ids_per_account_max, f"{ids} ids of account {account.name} exceed ids_per_account_max")
 
 
 def _entry_order(market: Market, account: Account, row: EntryRow, memory: MemoryRow | None) -> Order | None:
     """The order that the entry of an accepted Submit holds: the open one of that id, or the ended one remembered."""
     order = market.orders.get(row.order_id)
     if memory is None:
-        whose = (account.index, row.client_order_id)
-        return order if order is not None and (order.account_index, order.client_order_id) == whose else None
-    if order is not None or memory.filled > memory.quantity or memory.reason not in _CODES:
+        if order is None:
+            return None
+        whose = (order.account_index, order.client_order_id, order.created_ns)
+        return order if whose == (account.index, row.client_order_id, row.ts_ns) else None
+    sound = memory.filled <= memory.quantity and memory.reason in _CODES and memory.created_ns == row.ts_ns
+    if order is not None or not sound:
         return None
     order = Order(
         row.order_id,

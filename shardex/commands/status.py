@@ -4,6 +4,8 @@ import sys
 
 from shardex.commands.options import Data, Json, locate
 
+_WIDTH = 120
+"""Where there is no terminal whose width would count."""
 _EXIT_CODES = {"healthy": 0, "degraded": 1, "unhealthy": 2}
 
 
@@ -17,5 +19,6 @@ def command(data: Data = None, json: Json = False) -> None:
     else:
         from rich.console import Console
 
-        Console().print(status.table(report))
+        console = Console()
+        console.print(status.table(report), width=None if console.is_terminal else _WIDTH)
     sys.exit(_EXIT_CODES[report.health])

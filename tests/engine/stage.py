@@ -137,9 +137,13 @@ class Stage:
 
     def apply(self, record: bytes) -> tuple[list[m.Reply], m.EventFrame]:
         replies, frame = decode_outcome(self.engine.apply(record))
+        self.extend(record)
+        return decode_replies(array_header(len(replies)) + b"".join(replies)), decode_frame(frame)
+
+    def extend(self, record: bytes) -> None:
+        """The record was applied: the next one follows it."""
         self.journal.append(record)
         self._chain = chain_after(record)
-        return decode_replies(array_header(len(replies)) + b"".join(replies)), decode_frame(frame)
 
     def run(self, *commands: m.Command, ts_ns: int = 0, epoch: int | None = None) -> tuple[list[m.Reply], m.EventFrame]:
         """Apply one record of these commands."""

@@ -1,0 +1,123 @@
+"""A gateway with its neighbours, all in one loop over real sockets, and a client of it."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+import structlog
+
+from exchange.process import Daemon
+from gateway.server import Gateway
+from tests.gateway.peers import ControlPeer, DeskPeers, ShardPeer, cluster_config, until
+
+ORDER = {"symbol": "AAPL", "side": "buy", "order_type": "limit", "price": 150.25, "quantity": 100, "user_id": "alice"}
+
+
+class Said:
+    """One answer."""
+
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.text = body.decode()
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.text)
+
+
+class World:
+    """Everything a story needs. `shards` and `control` may be stopped and started by it."""
+
+    def __init__(self, directory: Path, **gateway: object) -> None:
+        self.config = cluster_config(directory, **gateway)
+        self.shards = [ShardPeer(self.config, name) for name in ("s0", "s1")]
+        self.control: ControlPeer
+        self.desks: DeskPeers | None = None
+        self.gateway: Gateway
+        self.http: aiohttp.ClientSession
+        self.stopped = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway.port}"
+
+    async def start(self, *, desks: bool = True, serving: bool = True) -> None:
+        for shard in self.shards if serving else []:
+            shard.start()
+        self.control = ControlPeer(self.config, self.shards)
+        self.desks = DeskPeers(self.config) if desks else None
+        self.gateway = Gateway(Daemon("gateway", "g0", self.config, structlog.get_logger()))
+        await self.gateway.start()
+        self.http = aiohttp.ClientSession(self.url)
+        await self.until_ready(200 if serving else 503)
+
+    async def until_ready(self, status: int) -> None:
+        """Until the gateway says that it can serve, or that it cannot."""
+        for _ in range(500):
+            said = await self.call("GET", "/readyz")
+            if said.status == status and (said.json["shards"] or status == 503):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"/readyz did not become {status}")
+
+    async def call(self, method: str, path: str, json: Any = None, **options: Any) -> Said:
+        content = None if json is None else msgspec.json.encode(json)
+        content = options.pop("body", content)
+        async with self.http.request(method, path, data=content, **options) as response:
+            return Said(response.status, response.headers, await response.read())
+
+    async def submit(self, **fields: Any) -> Said:
+        """An order of alice for AAPL unless `fields` says otherwise; a field that is None is left out."""
+        order = {name: value for name, value in {**ORDER, **fields}.items() if value is not None}
+        return await self.call("POST", "/api/submit", order)
+
+    async def stop(self) -> None:
+        if self.stopped:
+            return
+        self.stopped = True
+        await self.gateway.stop()
+
+    async def close(self) -> None:
+        await self.http.close()
+        await self.stop()
+        self.control.close()
+        if self.desks is not None:
+            self.desks.close()
+        for shard in self.shards:
+            if shard.entry.serving:
+                shard.stop()
+
+
+Build = Callable[..., Coroutine[Any, Any, World]]
+
+
+@pytest.fixture
+async def build() -> AsyncIterator[Build]:
+    """Makes worlds: `await build(profile="classic", desks=False)`."""
+    async with AsyncExitStack() as stack:
+
+        async def make(*, desks: bool = True, serving: bool = True, **gateway: object) -> World:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gw")))
+            (directory / "run").mkdir(mode=0o700)
+            world = World(directory, **gateway)
+            await world.start(desks=desks, serving=serving)
+            stack.push_async_callback(world.close)
+            return world
+
+        yield make
+
+
+@pytest.fixture
+async def world(build: Build) -> World:
+    """Open demo mode, no limits worth the name, everything up."""
+    return await build()
+
+
+__all__ = ["ORDER", "Build", "Said", "World", "until"]
