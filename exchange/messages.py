@@ -672,15 +672,7 @@ class Operated(Wire, frozen=True, tag=37):
 
 CoordinatorInbound = Register | Beat | AskMap | AskStatus | Administer | AskIsr | Drained | Switch | Elect
 CoordinatorOutbound = (
-    ShardMap
-    | Registered
-    | BeatSeen
-    | ClusterStatus
-    | Administered
-    | ShardView
-    | IsrAnswer
-    | StepDown
-    | Operated
+    ShardMap | Registered | BeatSeen | ClusterStatus | Administered | ShardView | IsrAnswer | StepDown | Operated
 )
 
 

@@ -7,7 +7,8 @@ A turn of the shell, in this order, which is the safety argument:
    durable, `on_synced`. Its bytes are fixed and written before any of its commands runs: a failed write leaves the
    state untouched, and a command that kills the process can be found in the journal. When write or sync fails, call
    nothing more: exit.
-3. `ready`: what may leave now. It holds only what is committed, or was refused and will never be in a record.
+3. With a standby whose acknowledgement is required (`held`), what a record did waits for `release`.
+4. `ready`: what may leave now. It holds only what is committed, or was refused and will never be in a record.
 
 Phases
     WAITING   no term yet: batches are refused, followers are served what recovery brought back
@@ -17,7 +18,7 @@ Phases
 Laws
     A batch is executed whole or refused whole; `Refused` says that nothing of it was or will be executed.
     A record is stamped with the newest time that the shell passed in, never with more, except to stay above the last.
-    Nothing that a record did leaves before `on_synced`.
+    Nothing that a record did leaves before it is committed: durable here and, while `held`, released by the node.
 """
 
 from collections import deque
@@ -85,6 +86,13 @@ class _Flight(NamedTuple):
     ticks: int
 
 
+class _Held(NamedTuple):
+    """A record that was executed here and is not committed yet."""
+
+    flight: _Flight
+    outcome: bytes
+
+
 class Replica:
     """Single-threaded; no method blocks. `position` is where the journal stands, counting written records."""
 
@@ -106,6 +114,8 @@ class Replica:
         self._followers: dict[bytes, int] = {}
         self._flight: _Flight | None = None
         self._outcome = b""
+        self._doubt: deque[_Held] = deque()
+        self.held = False
         self._notes: list[str] = []
         self._send: list[Parcel] = []
         self._publish: list[tuple[bytes, bytes]] = []
@@ -129,6 +139,17 @@ class Replica:
     def busy(self) -> bool:
         """`form` would give a record without any further cue."""
         return bool(self._inbox or self._own or self._epoch_start)
+
+    @property
+    def formed_position(self) -> Position:
+        """Where the journal will stand after the record that `form` gave."""
+        assert self._flight is not None, "form gave a record"
+        return self._flight.after
+
+    @property
+    def in_doubt(self) -> int:
+        """Records that were executed here and are not committed yet."""
+        return len(self._doubt)
 
     @property
     def inbox_batches(self) -> int:
@@ -209,11 +230,35 @@ class Replica:
         self.position = flight.after
 
     def on_synced(self) -> None:
-        """The record is durable: its answers and events may leave."""
-        flight, outcome = self._flight, self._outcome
-        assert flight is not None, "on_synced follows on_written"
+        """The record is durable here: its answers and events may leave, unless they are held for a standby."""
+        assert self._flight is not None, "on_synced follows on_written"
+        self._doubt.append(_Held(self._flight, self._outcome))
         self._flight = None
         self._outcome = b""
+        if not self.held:
+            self.release(self.position.seq)
+
+    def release(self, seq: int) -> None:
+        """Everything up to `seq` is committed."""
+        while self._doubt and self._doubt[0].flight.after.seq <= seq:
+            self._settle(*self._doubt.popleft())
+
+    def abdicate(self) -> None:
+        """The term is over: nothing in doubt is ever answered (E4), what has no seq is refused as not executed."""
+        self._doubt.clear()
+        self._flight = None
+        self._outcome = b""
+        self._epoch_start = b""
+        self._own.clear()
+        self._defined.clear()
+        self._tick_due = False
+        for batch in self._inbox:
+            self._refuse(batch.peer, batch.number, "NOT_PRIMARY", f"shard {self._shard}: term {self._epoch} is over")
+        self._inbox.clear()
+        self._inbox_bytes = 0
+        self.phase = Phase.WAITING
+
+    def _settle(self, flight: _Flight, outcome: bytes) -> None:
         if flight.own:
             self._check_own(outcome, flight.own)
         taken = flight.own + flight.ticks
@@ -232,7 +277,7 @@ class Replica:
 
     def ready(self) -> Ready:
         """What may leave now; what is returned here is not returned again."""
-        if self._followers and self._flight is None:
+        if self._followers and self._flight is None and not self._doubt:
             self._answer_followers()
         ready = Ready(self._send, self._publish, self._notes)
         self._send, self._publish, self._notes = [], [], []
