@@ -61,22 +61,25 @@ def check(group: Group) -> None:
     assert len({node: None for node, _ in group.isr}) == len(group.isr), "one session a node"
 
 
-def register(group: Group, name: str, node: Node) -> Group:
-    """A new session of a node begins (R8). The caller has checked journal and promise with `refusal`."""
+def register(group: Group, name: str, node: Node, alive: Alive) -> Group:
+    """A new session of a node begins (R8). The caller has checked journal and promise with `refusal`.
+
+    When the old session was in the set and nobody else of the set is alive, the new one leads the next term: whatever
+    was acknowledged is in its journal, and the old primary, should it live, can no longer commit without it.
+    """
     old = group.current(name)
-    nodes = {**group.nodes, name: node}
     session = (name, node.incarnation)
-    if not group.isr:
-        changed = replace(group, epoch=1, primary=session, isr=(session,), nodes=nodes)
-    elif group.isr == (old,):
-        changed = replace(group, epoch=group.epoch + 1, primary=session, isr=(session,), nodes=nodes)
+    group = replace(group, nodes={**group.nodes, name: node})
+    others = tuple(member for member in group.isr if member != old)
+    living = [member for member in others if group.current(member[0]) == member and alive(member)]
+    if not group.isr or (old in group.isr and not living):
+        group = replace(group, epoch=group.epoch + 1, primary=session, isr=(session,))
+    elif group.primary == old:
+        group = promote(replace(group, isr=others, primary=living[0]), living[0])
     else:
-        left = tuple(member for member in group.isr if member != old)
-        changed = replace(group, isr=left, nodes=nodes)
-        if group.primary == old:
-            changed = replace(changed, epoch=group.epoch + 1, primary=left[0], isr=left[:1])
-    check(changed)
-    return changed
+        group = replace(group, isr=others)
+    check(group)
+    return group
 
 
 def refusal(group: Group, shard: str, name: str, *, journal_uuid: str, promised_epoch: int) -> str:
