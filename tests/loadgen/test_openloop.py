@@ -16,7 +16,17 @@ from shardex import ports
 
 HOST = "127.0.0.1"
 BODY = b"~000000~" + bytes(120)
-MARKET = Market(symbol="AAPLUSD", index=0, shard="s0", price_decimals=2, quantity_decimals=0, tick=1, lot=1, quantity_min=1, mid=15_025)
+MARKET = Market(
+    symbol="AAPLUSD",
+    index=0,
+    shard="s0",
+    price_decimals=2,
+    quantity_decimals=0,
+    tick=1,
+    lot=1,
+    quantity_min=1,
+    mid=15_025,
+)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], Awaitable[int]]
 
