@@ -10,8 +10,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from exchange.domain import Kind, Reject, Side, State, Status
+from exchange.domain import Kind, Reject, Side, State, Status, TimeInForce
 from exchange.messages import DefineInstrument, OrderInfo
+
+RESTING = (TimeInForce.GTC, TimeInForce.DAY, TimeInForce.GTD)
+"""Times in force of orders that may rest in the book."""
 
 
 @dataclass(slots=True, eq=False)
