@@ -120,10 +120,7 @@ class Running:
 
     def alive(self) -> bool:
         """The supervisor lives."""
-        try:
-            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return self._process.is_running() and supervision.lives(self._process.pid)
 
     def pid(self, name: str) -> int:
         """Process id of a daemon now; NotRunning when it has none."""
@@ -179,16 +176,17 @@ class Running:
         except Unavailable as fault:
             return [str(fault)]
         daemons = {daemon.name: daemon for daemon in status.daemons}
-        missing = [_trouble(process.name, daemons.get(process.name)) for process in processes]
+        missing = [_trouble(process, daemons.get(process.name)) for process in processes]
         missing = [sentence for sentence in missing if sentence]
         return missing or ([] if status.health == "healthy" else [f"the cluster is {status.health}"])
 
 
-def start(config: Config, *, detached: bool = False) -> Running:
+def start(config: Config, *, detached: bool = False, ephemeral: bool = False) -> Running:
     """Start all daemons of a prepared cluster and return without waiting for them.
 
-    Unless `detached`, the kernel stops everything when this process dies, however it dies. Orphans of a supervisor that
-    was killed are ended first. LaunchError when the cluster runs already or one of its ports is taken.
+    Unless `detached`, the kernel stops everything when this process dies, however it dies. When everything has stopped,
+    the sockets are removed, and the data as well if it is `ephemeral`. Orphans of a killed supervisor are ended first.
+    LaunchError when the cluster runs already or one of its ports is taken.
     """
     lock = os.open(config.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -204,6 +202,7 @@ def start(config: Config, *, detached: bool = False) -> Running:
         conf.write_text(supervision.render(config))
         words = [sys.executable, "-P", "-m", "shardex.supervise", "--data", str(config.data), "--conf", str(conf)]
         words += ["--lock", str(lock), *([] if detached else ["--parent", str(os.getpid())])]
+        words += ["--remove", str(config.run), *([str(config.data)] if ephemeral else [])]
         with (config.data / supervision.LOGS / "supervisor.out").open("wb") as output:
             process = psutil.Popen(
                 words,
@@ -277,14 +276,18 @@ def last_line(config: Config, name: str) -> str:
     return "it left no log"
 
 
-def _trouble(name: str, daemon: m.DaemonStatus | None) -> str:
-    """Why the coordinator does not call a daemon healthy; empty when it does."""
+def _trouble(process: supervision.ProcessInfo, daemon: m.DaemonStatus | None) -> str:
+    """Why a daemon is not well, empty when it is: it lives, and the coordinator knows this very process as healthy."""
     if daemon is None:
-        return f"{name} is unknown to the coordinator"
+        return f"{process.name} is unknown to the coordinator"
+    if not supervision.lives(process.pid):
+        return f"{process.name} is {process.state}, process {process.pid} has ended"
+    if daemon.pid != process.pid:
+        return f"{process.name} has not registered since its restart"
     if daemon.health == "healthy":
         return ""
     refused = daemon.stats.get("refused")
-    return f"{name} is {daemon.health}" + (f" ({refused})" if refused else "")
+    return f"{process.name} is {daemon.health}" + (f" ({refused})" if refused else "")
 
 
 def _check_ports(config: Config) -> None:

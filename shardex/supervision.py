@@ -166,6 +166,14 @@ class Supervisor:
             raise Unavailable(f"supervisor at {self._path} does not answer {method}: {fault}") from fault
 
 
+def lives(pid: int) -> bool:
+    """There is such a process and it is not a zombie."""
+    try:
+        return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def supervisor_process(data: Path) -> psutil.Process | None:
     """The supervisor that runs the cluster of `data`, if there is one."""
     return next((process for process, of in _supervisors() if of == data), None)
