@@ -23,13 +23,13 @@ class Administration:
 
     def mass_cancel(self, command: m.MassCancel) -> m.Reply:
         market = self._market
-        if not self._market.covers(command.instrument):
+        if not market.covers(command.instrument):
             return self._answers.reject(command, unknown_instrument(command.instrument))
         if command.account:
             account = market.accounts_by_name.get(command.account)
-            orders = self._market.open_orders(account, command.instrument) if account is not None else []
+            orders = market.open_orders(account, command.instrument) if account is not None else []
         else:
-            covered = self._market.covered(command.instrument)
+            covered = market.covered(command.instrument)
             orders = by_id(order for index in covered for order in market.instruments[index].orders())
         self._sweep(orders, OrderEvent.CANCELLED, Reject.MASS_CANCEL)
         return m.Swept(market.epoch, market.seq, market.ts_ns, len(orders))
@@ -70,11 +70,11 @@ class Administration:
 
     def arm_dead_man(self, command: m.ArmDeadMan) -> m.Reply:
         market = self._market
-        if not self._market.covers(command.instrument):
+        if not market.covers(command.instrument):
             return self._answers.reject(command, unknown_instrument(command.instrument))
         account = market.account(command.account)
         if account is None:
-            return self._answers.reject(command, accounts_full(self._market))
+            return self._answers.reject(command, accounts_full(market))
         if command.timeout_ns:
             market.dead_men[account.index, command.instrument] = min(market.ts_ns + command.timeout_ns, NS_MAX)
         else:
@@ -90,7 +90,7 @@ class Administration:
         fired = sorted((deadline, *key) for key, deadline in market.dead_men.items() if deadline <= now_ns)
         for _, account_index, index in fired:
             del market.dead_men[account_index, index]
-            orders = self._market.open_orders(market.accounts[account_index], index)
+            orders = market.open_orders(market.accounts[account_index], index)
             self._sweep(orders, OrderEvent.CANCELLED, Reject.DEAD_MAN)
         self._age_windows()
         return self._answers.done()

@@ -17,23 +17,23 @@ class Queries:
 
     def query_order(self, command: m.QueryOrder) -> m.Reply:
         market = self._market
-        if not self._market.covers(command.instrument):
+        if not market.covers(command.instrument):
             return self._answers.reject(command, unknown_instrument(command.instrument))
         account = market.accounts_by_name.get(command.account)
         named = command.instrument == ALL_INSTRUMENTS and command.order_id
-        covered = [instrument_of(command.order_id)] if named else self._market.covered(command.instrument)
+        covered = [instrument_of(command.order_id)] if named else market.covered(command.instrument)
         for index in covered:
-            order = self._market.find_order(account, index, command.order_id, command.target_id)
+            order = market.find_order(account, index, command.order_id, command.target_id)
             if order is not None:
                 return m.Order(market.epoch, market.seq, market.ts_ns, order.info())
         return self._answers.reject(command, Refusal(Reject.UNKNOWN_ORDER, command.order_id))
 
     def query_open(self, command: m.QueryOpen) -> m.Reply:
         market = self._market
-        if not self._market.covers(command.instrument):
+        if not market.covers(command.instrument):
             return self._answers.reject(command, unknown_instrument(command.instrument))
         account = market.accounts_by_name.get(command.account)
-        orders = self._market.open_orders(account, command.instrument) if account is not None else []
+        orders = market.open_orders(account, command.instrument) if account is not None else []
         after = [order for order in orders if order.order_id > command.after_order_id]
         infos = [order.info() for order in after[: command.limit]]
         return m.Orders(market.epoch, market.seq, market.ts_ns, infos, len(after) > command.limit)
@@ -44,7 +44,7 @@ class Queries:
             return self._answers.reject(command, unknown_instrument(command.instrument))
         account = market.account(command.account)
         if account is None:
-            return self._answers.reject(command, accounts_full(self._market))
+            return self._answers.reject(command, accounts_full(market))
         known = account.window.entries.get((command.instrument, command.client_order_id))
         if known is not None:
             return known.again()
