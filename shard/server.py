@@ -12,7 +12,7 @@ from exchange import messages as m
 from exchange.clock import monotonic_ns, wall_ns
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ConfigError, JournalError, WireError
-from exchange.limits import RECORD_COMMANDS_MAX, TICK_INTERVAL_NS
+from exchange.limits import TICK_INTERVAL_NS
 from exchange.membership import Membership
 from exchange.process import EXIT_DEFECT, EXIT_IO, Daemon
 from exchange.sockets import Dealer, Publisher, Router, Waiter, open_private_directory
@@ -27,8 +27,9 @@ from shard.recovery import Recovered, recover
 from shard.snapshot_file import SnapshotWriter, remove_temporaries
 from shard.vitals import Vitals
 
-MESSAGES_PER_TURN = RECORD_COMMANDS_MAX
-"""Messages read before the loop turns to the journal: a record can hold no more batches."""
+MESSAGES_PER_TURN = 256
+"""Messages read before the loop turns to the journal: more than a record of small batches clears, so that overload is
+seen and refused, and little enough that answers of the record before do not wait milliseconds."""
 WAITING_LOG_NS = 5 * NS_PER_S
 NOTES_PER_S = 10
 """Lines that a hostile peer can cause in the log."""

@@ -14,7 +14,7 @@ import psutil
 
 from exchange.config import Config
 from exchange.errors import ConfigError, Unavailable
-from exchange.process import EXIT_CONFIG
+from exchange.process import EXIT_CONFIG, EXIT_DEFECT, EXIT_IO
 
 CONFIG_FILE = "cluster.toml"
 SOCKET_FILE = "supervisor.sock"
@@ -88,7 +88,7 @@ def _program(program: Program, path: Path, data: Path) -> str:
         directory=data,
         startsecs=0,
         autorestart="unexpected",
-        exitcodes=f"0,{EXIT_CONFIG}",
+        exitcodes=f"0,{EXIT_CONFIG},{EXIT_IO},{EXIT_DEFECT}",
         stopwaitsecs=_STOP_WAIT_S,
         redirect_stderr="true",
         stdout_logfile=data / LOGS / f"{program.name}.log",

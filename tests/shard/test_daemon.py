@@ -12,12 +12,12 @@ import pytest
 
 from exchange import messages as m
 from exchange.domain import Side
-from exchange.process import EXIT_CONFIG, EXIT_IO
+from exchange.process import EXIT_CONFIG, EXIT_DEFECT, EXIT_IO
 from exchange.sockets import Dealer
 from exchange.wire import decode_frame, decode_frames, encode
-from shard.core.journal import SEGMENT_HEAD_BYTES
-from shard.core.record import decode_head
-from shard.journal_file import segment_paths
+from shard.core.journal import SEGMENT_HEAD_BYTES, Entry, consume, scan
+from shard.core.record import decode_head, encode_record
+from shard.journal_file import open_segments, segment_paths
 from shard.snapshot_file import snapshot_paths
 from shardex import journal
 from tests.shard.peers import Place, limit_file_size, order, short_directory
@@ -154,6 +154,30 @@ def test_damage_to_what_was_acknowledged_stops_the_start(place: Place, place_of_
     assert path.read_bytes() == before
     assert "nothing was cut" in place.log_text()
     assert verified(place).state is journal.State.CORRUPT
+
+
+def test_a_record_that_the_engine_cannot_execute_stops_the_start_as_our_own_mistake(place: Place) -> None:
+    process = place.serve()
+    place.gateway().ask(order(1))
+    place.kill(process)
+    path = segment_paths(place.directory)[-1]
+    end = records_end(path)
+    entries: list[Entry] = []
+    consume(scan(open_segments(place.directory)), entries.append)
+    last = entries[-1].position
+    poison = encode_record(
+        epoch=last.epoch,
+        first_seq=last.seq + 1,
+        ts_ns=last.ts_ns + 1,
+        prev_chain=last.chain,
+        commands=[encode([1, "ann", "x", 0, 9, 0, 0, 0, 1, 100, 10])],
+    )
+    with path.open("r+b") as file:
+        file.seek(end)
+        file.write(poison)
+    assert place.ended(place.start_shard()) == EXIT_DEFECT
+    assert f"record that ends at seq {last.seq + 1}" in place.log_text()
+    assert path.read_bytes()[end : end + len(poison)] == poison
 
 
 def test_sigterm_answers_what_was_taken_and_leaves_a_clean_mark(place: Place) -> None:
