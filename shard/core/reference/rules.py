@@ -5,9 +5,9 @@ They look and change nothing. The order in which they are asked is the callers' 
 
 import msgspec
 
-from exchange.domain import OPEN_QUANTITY_MAX, Flag, Kind, Reject, Side, State, TimeInForce
+from exchange.domain import OPEN_QUANTITY_MAX, Kind, Reject, Side, State, TimeInForce
 from exchange.messages import DefineInstrument, Submit
-from shard.core.reference.book import RESTING, Instrument
+from shard.core.reference.book import POST_ONLY, RESTING, Instrument
 from shard.core.reference.market import Account, Market
 
 _STATE_REJECTS = {State.CANCEL_ONLY: Reject.CANCEL_ONLY, State.HALT: Reject.HALT, State.CLOSED: Reject.CLOSED}
@@ -45,7 +45,7 @@ def check_deadline(market: Market, deadline_ns: int) -> Refusal | None:
 def check_combination(command: Submit) -> Refusal | None:
     """Rule 7."""
     immediate = command.time_in_force not in RESTING
-    post_only = bool(command.flags & Flag.POST_ONLY)
+    post_only = bool(command.flags & POST_ONLY)
     dated = command.time_in_force == TimeInForce.GTD
     market = command.kind == Kind.MARKET
     senseless = (

@@ -5,7 +5,6 @@ from typing import TypeVar
 
 from exchange import messages as m
 from exchange.domain import (
-    Flag,
     Kind,
     OrderEvent,
     QuantityBasis,
@@ -14,7 +13,7 @@ from exchange.domain import (
     compose_id,
 )
 from shard.core.reference.answers import Answers
-from shard.core.reference.book import RESTING, Instrument, Order
+from shard.core.reference.book import POST_ONLY, RESTING, Instrument, Order
 from shard.core.reference.market import Account, Market
 from shard.core.reference.matching import Matching
 from shard.core.reference.rules import (
@@ -155,7 +154,7 @@ class Trading:
             or (check_price(price, rules) if limit else None)
             or (check_expiry(market, command.expire_ns) if dated else None)
             or (check_collar(instrument, side, price) if limit else None)
-            or (check_post_only(instrument, side, price) if command.flags & Flag.POST_ONLY else None)
+            or (check_post_only(instrument, side, price) if command.flags & POST_ONLY else None)
             or check_position(market, account, command.instrument, side, quantity)
             or check_open_orders(market, account)
             or (check_book_room(market) if rests else None)
@@ -214,7 +213,7 @@ class Trading:
         moves, grows = price != order.price, growth > 0
         return (
             (check_collar(instrument, order.side, price) if moves else None)
-            or (check_post_only(instrument, order.side, price) if order.flags & Flag.POST_ONLY else None)
+            or (check_post_only(instrument, order.side, price) if order.flags & POST_ONLY else None)
             or (check_position(self._market, account, order.instrument, order.side, growth) if grows else None)
             or (check_open_quantity(instrument, order.side, growth) if grows else None)
         )
