@@ -25,7 +25,6 @@ from exchange.clock import monotonic_ns
 from exchange.config import Config, load, render
 from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError, ShardexError, Unavailable
-from exchange.process import EXIT_CONFIG
 from exchange.sockets import IPC_PATH_MAX, open_private_directory
 from shardex import ports, supervision
 from shardex.control import Control
@@ -167,7 +166,7 @@ class Running:
         except Unavailable as fault:
             return [str(fault)]
         for process in processes:
-            ended = process.state == "EXITED" and process.exit_status in (0, EXIT_CONFIG)
+            ended = process.state == "EXITED" and process.exit_status in supervision.FINAL_EXITS
             if ended or process.state == "FATAL" or process.restarts >= _RESTARTS_MAX:
                 log = last_line(self.config, process.name)
                 raise LaunchError(f"{process.name} does not stay up (exit status {process.exit_status}): {log}")

@@ -19,6 +19,8 @@ from exchange.process import EXIT_CONFIG, EXIT_DEFECT, EXIT_IO
 CONFIG_FILE = "cluster.toml"
 SOCKET_FILE = "supervisor.sock"
 LOGS = "logs"
+FINAL_EXITS = (0, EXIT_CONFIG, EXIT_IO, EXIT_DEFECT)
+"""Exit codes after which a daemon is not started again by itself: it would only end again, or must not go on."""
 _STOP_WAIT_S = 10
 _RPC_TIMEOUT_S = 3.0
 _PORTLESS = ("coordinator", "c0"), ("riskd", "r0")
@@ -88,7 +90,7 @@ def _program(program: Program, path: Path, data: Path) -> str:
         directory=data,
         startsecs=0,
         autorestart="unexpected",
-        exitcodes=f"0,{EXIT_CONFIG},{EXIT_IO},{EXIT_DEFECT}",
+        exitcodes=",".join(map(str, FINAL_EXITS)),
         stopwaitsecs=_STOP_WAIT_S,
         redirect_stderr="true",
         stdout_logfile=data / LOGS / f"{program.name}.log",
