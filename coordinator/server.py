@@ -21,7 +21,7 @@ from coordinator.store.base import Conflict, ControlStore, settle, take_lease
 from coordinator.store.sqlite import SqliteStore
 from exchange import messages as m
 from exchange.clock import monotonic_ns
-from exchange.config import Config
+from exchange.config import RISKD_NAME, Config
 from exchange.errors import StoreError, WireError
 from exchange.limits import TICK_INTERVAL_NS
 from exchange.process import Daemon, run_async
@@ -31,9 +31,6 @@ from exchange.wire import decode_coordinator_inbound, decode_shard_outbound, enc
 MESSAGES_PER_TURN = 64
 CONTROL_BYTES_MAX = 256 * 1024
 """Largest message to the coordinator: a heartbeat has a few hundred bytes."""
-
-RISKD_NAME = "r0"
-"""The configuration has no section for riskd; there is one."""
 
 
 def serve(daemon: Daemon) -> None:

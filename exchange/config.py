@@ -21,6 +21,10 @@ from exchange.errors import ConfigError
 from exchange.limits import RING_BYTES_MAX
 from exchange.money import parse_units
 
+COORDINATOR_NAME = "c0"
+RISKD_NAME = "r0"
+"""There is one of each, and the file has no section for them."""
+
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _SYMBOL = re.compile(r"[A-Z0-9]{1,10}")
 
@@ -204,7 +208,7 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
-    return msgspec.json.encode(str(value)).decode()
+    return msgspec.json.encode(str(value)).decode().replace("\x7f", "\\u007f")
 
 
 def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
@@ -247,10 +251,11 @@ def _check(config: Config) -> list[str]:
     names = [shard.name for shard in config.shards]
     if not names:
         faults.append("[[shards]] is empty; at least one shard is needed")
-    daemons = [*names, config.gateway.name, config.marketdata.name, config.marketmaker.name]
+    others = [config.gateway.name, config.marketdata.name, config.marketmaker.name, COORDINATOR_NAME, RISKD_NAME]
+    daemons = [*names, *others]
     faults += [f"name {name!r} must match {_NAME.pattern}" for name in daemons if not _NAME.fullmatch(name)]
-    if len(names) != len(dict.fromkeys(names)):
-        faults.append(f"[[shards]] has a name twice: {', '.join(names)}")
+    twice = dict.fromkeys(name for name in daemons if daemons.count(name) > 1)
+    faults += [f"name {name!r} is used by two daemons" for name in twice]
     if len(config.instruments) > INSTRUMENTS_MAX:
         faults.append(f"[[instruments]] has {len(config.instruments)} entries, at most {INSTRUMENTS_MAX}")
     for section in (config.ceilings, config.journal):

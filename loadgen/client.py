@@ -9,14 +9,15 @@ import asyncio
 import base64
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 from exchange.errors import Unavailable
+from loadgen.openloop import Outcomes
 
 CONNECT_S = 5.0
-Read = Callable[[int, bytes], Mapping[str, int]]
-"""Outcomes by class in an answer: (HTTP status or 0, body)."""
+Read = Callable[[int, bytes], Outcomes]
+"""What an answer says: (HTTP status or 0, body)."""
 
 _HEAD_END = b"\r\n\r\n"
 _OPCODE_TEXT, _OPCODE_BINARY, _OPCODE_CLOSE, _OPCODE_PING, _OPCODE_PONG = 1, 2, 8, 9, 10
@@ -27,14 +28,13 @@ class _Wire(asyncio.Protocol):
     """Common part: the transport, the buffer, the end."""
 
     def __init__(self) -> None:
-        self.on_answer: Callable[[int, Mapping[str, int]], None] = _ignore_answer
+        self.on_answer: Callable[[int, Outcomes], None] = _ignore_answer
         self.on_lost: Callable[[], None] = _ignore_loss
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -199,7 +199,7 @@ async def _connect(host: str, port: int, factory: Callable[[], _AnyWire]) -> _An
     return wire
 
 
-def _ignore_answer(number: int, outcomes: Mapping[str, int]) -> None:
+def _ignore_answer(number: int, outcomes: Outcomes) -> None:
     del number, outcomes
 
 

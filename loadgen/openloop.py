@@ -22,11 +22,15 @@ DRAIN_S = 5.0
 PROGRESS_S = 0.25
 
 
+Outcomes = Mapping[str, int] | str
+"""Orders of a frame by outcome class, or the class that all of them share."""
+
+
 class Wire(Protocol):
     """One connection: frames out, answers in, each answer under the number of its frame."""
 
-    on_answer: Callable[[int, Mapping[str, int]], None]
-    """Called with the number of a frame and the count of its orders by outcome class."""
+    on_answer: Callable[[int, Outcomes], None]
+    """Called with the number of a frame and what became of its orders."""
     on_lost: Callable[[], None]
     """Called once when the connection ends."""
 
@@ -81,8 +85,7 @@ class Drive:
         """
         self._start_ns = monotonic_ns()
         self._sending = True
-        wake_ns = WAKE_NS_MIN if self._interval_ns is None else max(WAKE_NS_MIN, int(self._interval_ns))
-        stop = pace(wake_ns, self._pump)
+        stop = self._wake_up()
         try:
             self._pump()
             while self._sending:
@@ -107,6 +110,12 @@ class Drive:
             for lane in self._lanes:
                 self._forget(lane)
 
+    def _wake_up(self) -> Callable[[], None]:
+        """Have frames sent when they are due; in a closed loop the answers alone do that."""
+        if self._interval_ns is None:
+            return lambda: None
+        return pace(max(WAKE_NS_MIN, int(self._interval_ns)), self._pump)
+
     def _pump(self) -> None:
         """Send every frame that is due and has a free place; the others wait for an answer to free one."""
         now = monotonic_ns()
@@ -124,9 +133,10 @@ class Drive:
     def _listen(self, lane: Lane) -> None:
         tally = self._tally
 
-        def answered(number: int, outcomes: Mapping[str, int]) -> None:
-            intended, _ = lane.waiting.pop(number)
-            tally.add(outcomes, monotonic_ns() - intended)
+        def answered(number: int, outcomes: Outcomes) -> None:
+            intended, commands = lane.waiting.pop(number)
+            counts = {outcomes: commands} if isinstance(outcomes, str) else outcomes
+            tally.add(counts, monotonic_ns() - intended)
             self._free.append(lane)
             if self._sending:
                 self._pump()

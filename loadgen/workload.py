@@ -2,7 +2,8 @@
 
 The flow is a row of *units* of eight commands on one symbol, symbols in turn: two orders far from the mid that stay,
 two near it, two immediate-or-cancel orders that take what is near, and cancels of the two far orders of an earlier
-unit. Each unit sells what it buys, so positions stay near zero. Self-trade prevention is to be off.
+unit. Each unit sells what it buys, so positions stay near zero. Self-trade prevention is to be off. Where a protocol
+has no cancels in a frame, everything that is far from the mid is immediate-or-cancel and expires at once.
 
 Built once, sent many times: the flow is a cycle of frames in which client order ids hold placeholders of fixed width,
 so the cost of a frame at run time is a few `bytes.replace`. An id is `<run><frame, 8 hex digits>-<place in the
@@ -107,7 +108,7 @@ class Flow:
         return self._cycle[(number - len(self._opening)) % len(self._cycle)]
 
 
-def flow(markets: Sequence[Market], *, batch: int, run: str, seed: int, encode: Encode) -> Flow:
+def flow(markets: Sequence[Market], *, batch: int, run: str, seed: int, encode: Encode, cancels: bool = True) -> Flow:
     """A flow of `batch` commands a frame with ids that start with `run`; equal arguments give equal bytes.
 
     Raises ValueError when there is no market, or one whose mid is too low to hold the far orders.
@@ -124,7 +125,8 @@ def flow(markets: Sequence[Market], *, batch: int, run: str, seed: int, encode: 
     period *= -(-CYCLE_UNITS_MIN * UNIT // period)
     units = _units(markets, period // UNIT, Random(seed))  # noqa: S311 - a reproducible flow, not a secret
     opening = -(-CANCEL_LAG_UNITS * UNIT // batch)
-    frames = [_frame(units, number, batch, run, encode) for number in range(opening + period // batch)]
+    command = _command if cancels else _command_without_cancels
+    frames = [_frame(units, number, batch, run, command, encode) for number in range(opening + period // batch)]
     return Flow(frames[:opening], frames[opening:])
 
 
@@ -161,7 +163,11 @@ def _units(markets: Sequence[Market], count: int, random: Random) -> list[_Unit]
     return units
 
 
-def _frame(units: Sequence[_Unit], number: int, batch: int, run: str, encode: Encode) -> Frame:
+_Identity = Callable[[int], str]
+_Make = Callable[[Sequence[_Unit], int, _Identity], Command]
+
+
+def _frame(units: Sequence[_Unit], number: int, batch: int, run: str, make: _Make, encode: Encode) -> Frame:
     backs = {0: CURRENT}
 
     def identity(position: int) -> str:
@@ -169,12 +175,12 @@ def _frame(units: Sequence[_Unit], number: int, batch: int, run: str, encode: En
         text = backs.setdefault(number - frame, f"~{number - frame:06d}~".encode())
         return f"{run}{text.decode()}-{place}"
 
-    commands = [_command(units, position, identity) for position in range(number * batch, (number + 1) * batch)]
+    commands = [make(units, position, identity) for position in range(number * batch, (number + 1) * batch)]
     by_shard = Counter(command.market.shard for command in commands)
     return Frame(encode(commands), tuple((text, back) for back, text in sorted(backs.items())), batch, dict(by_shard))
 
 
-def _command(units: Sequence[_Unit], position: int, identity: Callable[[int], str]) -> Command:
+def _command(units: Sequence[_Unit], position: int, identity: _Identity) -> Command:
     number, slot = divmod(position, UNIT)
     unit = units[number % len(units)]
 
@@ -198,3 +204,12 @@ def _command(units: Sequence[_Unit], position: int, identity: Callable[[int], st
     if old >= 0:
         return CancelOrder(units[old % len(units)].market, identity(old * UNIT + slot - 6))
     return order(Side.BUY, unit.far_bid, unit.sold) if slot == 6 else order(Side.SELL, unit.far_ask, unit.bought)
+
+
+def _command_without_cancels(units: Sequence[_Unit], position: int, identity: _Identity) -> Command:
+    number, slot = divmod(position, UNIT)
+    unit = units[number % len(units)]
+    if slot in (2, 3, 4, 5):
+        return _command(units, position, identity)
+    side, ticks = (Side.SELL, unit.far_ask) if slot % 2 else (Side.BUY, unit.far_bid)
+    return NewOrder(unit.market, side, ticks * unit.market.tick, unit.sold, True, identity(position))

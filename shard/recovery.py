@@ -93,6 +93,8 @@ def _accept_tail(
             f"the journal can be read up to seq {scanned_seq}, but seq {durable_seq} was acknowledged, "
             f"nothing was cut: {detail}"
         )
+    if tail.segment + 1 < len(segments):
+        raise JournalError(f"the journal goes on in {segments[-1].name}, nothing was cut: {tail.detail}")
     path = directory / segments[tail.segment].name
     surplus = path.stat().st_size - tail.offset
     if tail.kind is TailKind.TORN:

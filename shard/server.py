@@ -12,7 +12,7 @@ from exchange import messages as m
 from exchange.clock import monotonic_ns, wall_ns
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ConfigError, JournalError, WireError
-from exchange.limits import RECORD_COMMANDS_MAX, TICK_INTERVAL_NS
+from exchange.limits import TICK_INTERVAL_NS
 from exchange.membership import Membership
 from exchange.process import EXIT_DEFECT, EXIT_IO, Daemon
 from exchange.sockets import Dealer, Publisher, Router, Waiter, open_private_directory
@@ -27,8 +27,9 @@ from shard.recovery import Recovered, recover
 from shard.snapshot_file import SnapshotWriter, remove_temporaries
 from shard.vitals import Vitals
 
-MESSAGES_PER_TURN = RECORD_COMMANDS_MAX
-"""Messages read before the loop turns to the journal: a record can hold no more batches."""
+MESSAGES_PER_TURN = 256
+"""Messages read before the loop turns to the journal: more than a record of small batches clears, so that overload is
+seen and refused, and little enough that answers of the record before do not wait milliseconds."""
 WAITING_LOG_NS = 5 * NS_PER_S
 NOTES_PER_S = 10
 """Lines that a hostile peer can cause in the log."""
@@ -120,7 +121,7 @@ class Server:
         self._notes_left = NOTES_PER_S
         self._notes_ns = now_ns
         self._notes_dropped = 0
-        self._incarnation = 0
+        self._given = (0, 0)
         self._map_version = 0
         self._membership = Membership(self._register(), self._stats)
         self._orders = Router()
@@ -209,12 +210,11 @@ class Server:
         self._replica.on_tick(wall_ns())
         self._vitals.on_tick(self._turn_ns)
         self._snapshots.reap()
-        if not self._membership.registered:
-            self._membership.update(self._register())
-            if self._turn_ns - self._waiting_logged_ns >= WAITING_LOG_NS:
-                self._waiting_logged_ns = self._turn_ns
-                refused = self._membership.refused or "no answer yet"
-                self._log.info("waiting for the coordinator", answer=refused)
+        self._membership.update(self._register())
+        if not self._membership.registered and self._turn_ns - self._waiting_logged_ns >= WAITING_LOG_NS:
+            self._waiting_logged_ns = self._turn_ns
+            refused = self._membership.refused or "no answer yet"
+            self._log.info("waiting for the coordinator", answer=refused)
         for message in self._membership.on_tick(self._turn_ns):
             self._control.send(message)
 
@@ -232,7 +232,7 @@ class Server:
         map_ = self._membership.map
         if map_ is None or not self._membership.registered:
             return
-        if self._membership.incarnation != self._incarnation:
+        if self._given != (self._membership.epoch, self._membership.incarnation):
             self._begin_term(map_)
         elif map_.version != self._map_version and self._replica.phase is Phase.SERVING:
             self._replica.define(self._owned(map_))
@@ -241,7 +241,7 @@ class Server:
     def _begin_term(self, map_: m.ShardMap) -> None:
         """Promise the term durably, open a segment for it, let the replica begin it."""
         epoch, incarnation = self._membership.epoch, self._membership.incarnation
-        self._incarnation = incarnation
+        self._given = (epoch, incarnation)
         if epoch < max(self._state.promised_epoch, self._replica.epoch):
             promised = max(self._state.promised_epoch, self._replica.epoch)
             self._log.error("the coordinator is behind: it offers an older term", epoch=epoch, promised=promised)

@@ -23,14 +23,14 @@ def run(*, shards: int, keep: Path | None, market_maker: bool) -> None:
         new = not (data / "cluster.toml").exists()
         overrides = _overrides(console, market_maker=market_maker) if new else None
         config = launcher.prepare(data, shards=shards if new else None, overrides=overrides)
-        with foreground.started(config, interrupt, console) as running:
+        with foreground.started(config, interrupt, console, ephemeral=keep is None) as running:
             if not interrupt():
                 foreground.introduce(running, console)
                 _explain(running, console)
                 foreground.hold(running, interrupt, console)
     finally:
-        if keep is None:
-            shutil.rmtree(data)
+        if keep is None and data.exists():
+            shutil.rmtree(data)  # its supervisor never ran, or was killed
 
 
 def _overrides(console: Console, *, market_maker: bool) -> dict[str, dict[str, Any]]:

@@ -224,7 +224,7 @@ class Session:
         home = self._home(line)
         commands: list[m.Command] = []
         symbol = line.symbol or DEFAULT_SYMBOL
-        if symbol not in self._instruments and home.instrument == len(self._instruments):
+        if home.instrument == len(self._instruments):
             if home.instrument >= INSTRUMENTS_MAX:
                 raise ValueError(f"symbol {symbol} would be number {INSTRUMENTS_MAX + 1}")
             commands.append(_define(home.instrument, symbol))
@@ -240,7 +240,7 @@ class Session:
         self._origins.append(Origin(self._number, getattr(line, "id", None), line.symbol))
 
     def _home(self, line: AnyLine) -> Home:
-        """Account and instrument that a line means; a symbol not yet seen gets the next index."""
+        """Account and instrument that a line means; the next index stands for a symbol not yet seen."""
         if isinstance(line, Reduce | Replace | Cancel) and line.id in self._homes:
             known = self._homes[line.id]
             instrument = self._index(line.symbol) if line.symbol else known.instrument

@@ -33,9 +33,11 @@ class Interrupt:
 
 
 @contextmanager
-def started(config: Config, interrupt: Interrupt, console: Console) -> Iterator[launcher.Running]:
+def started(
+    config: Config, interrupt: Interrupt, console: Console, *, ephemeral: bool = False
+) -> Iterator[launcher.Running]:
     """Start a cluster, wait until it is ready or `interrupt`, and stop it at the end whatever happens."""
-    running = launcher.start(config)
+    running = launcher.start(config, ephemeral=ephemeral)
     try:
         with progress(console, f"starting {len(config.shards)} shards"):
             running.wait_ready(cancelled=interrupt)

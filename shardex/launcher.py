@@ -25,7 +25,6 @@ from exchange.clock import monotonic_ns
 from exchange.config import Config, load, render
 from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError, ShardexError, Unavailable
-from exchange.process import EXIT_CONFIG
 from exchange.sockets import IPC_PATH_MAX, open_private_directory
 from shardex import ports, supervision
 from shardex.control import Control
@@ -120,10 +119,7 @@ class Running:
 
     def alive(self) -> bool:
         """The supervisor lives."""
-        try:
-            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return self._process.is_running() and supervision.lives(self._process.pid)
 
     def pid(self, name: str) -> int:
         """Process id of a daemon now; NotRunning when it has none."""
@@ -170,7 +166,7 @@ class Running:
         except Unavailable as fault:
             return [str(fault)]
         for process in processes:
-            ended = process.state == "EXITED" and process.exit_status in (0, EXIT_CONFIG)
+            ended = process.state == "EXITED" and process.exit_status in supervision.FINAL_EXITS
             if ended or process.state == "FATAL" or process.restarts >= _RESTARTS_MAX:
                 log = last_line(self.config, process.name)
                 raise LaunchError(f"{process.name} does not stay up (exit status {process.exit_status}): {log}")
@@ -179,16 +175,17 @@ class Running:
         except Unavailable as fault:
             return [str(fault)]
         daemons = {daemon.name: daemon for daemon in status.daemons}
-        missing = [_trouble(process.name, daemons.get(process.name)) for process in processes]
+        missing = [_trouble(process, daemons.get(process.name)) for process in processes]
         missing = [sentence for sentence in missing if sentence]
         return missing or ([] if status.health == "healthy" else [f"the cluster is {status.health}"])
 
 
-def start(config: Config, *, detached: bool = False) -> Running:
+def start(config: Config, *, detached: bool = False, ephemeral: bool = False) -> Running:
     """Start all daemons of a prepared cluster and return without waiting for them.
 
-    Unless `detached`, the kernel stops everything when this process dies, however it dies. Orphans of a supervisor that
-    was killed are ended first. LaunchError when the cluster runs already or one of its ports is taken.
+    Unless `detached`, the kernel stops everything when this process dies, however it dies. When everything has stopped,
+    the sockets are removed, and the data as well if it is `ephemeral`. Orphans of a killed supervisor are ended first.
+    LaunchError when the cluster runs already or one of its ports is taken.
     """
     lock = os.open(config.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -204,6 +201,7 @@ def start(config: Config, *, detached: bool = False) -> Running:
         conf.write_text(supervision.render(config))
         words = [sys.executable, "-P", "-m", "shardex.supervise", "--data", str(config.data), "--conf", str(conf)]
         words += ["--lock", str(lock), *([] if detached else ["--parent", str(os.getpid())])]
+        words += ["--remove", str(config.run), *([str(config.data)] if ephemeral else [])]
         with (config.data / supervision.LOGS / "supervisor.out").open("wb") as output:
             process = psutil.Popen(
                 words,
@@ -277,14 +275,18 @@ def last_line(config: Config, name: str) -> str:
     return "it left no log"
 
 
-def _trouble(name: str, daemon: m.DaemonStatus | None) -> str:
-    """Why the coordinator does not call a daemon healthy; empty when it does."""
+def _trouble(process: supervision.ProcessInfo, daemon: m.DaemonStatus | None) -> str:
+    """Why a daemon is not well, empty when it is: it lives, and the coordinator knows this very process as healthy."""
     if daemon is None:
-        return f"{name} is unknown to the coordinator"
+        return f"{process.name} is unknown to the coordinator"
+    if not supervision.lives(process.pid):
+        return f"{process.name} is {process.state}, process {process.pid} has ended"
+    if daemon.pid != process.pid:
+        return f"{process.name} has not registered since its restart"
     if daemon.health == "healthy":
         return ""
     refused = daemon.stats.get("refused")
-    return f"{name} is {daemon.health}" + (f" ({refused})" if refused else "")
+    return f"{process.name} is {daemon.health}" + (f" ({refused})" if refused else "")
 
 
 def _check_ports(config: Config) -> None:

@@ -1,13 +1,15 @@
-"""Door of the embedded supervisord: `python -m shardex.supervise --data DIR --conf FILE --lock FD [--parent PID]`.
+"""Door of the embedded supervisord: `python -m shardex.supervise --data DIR --conf FILE --lock FD …`.
 
 It holds the lock of the data directory for as long as it lives. With `--parent` it stops everything as soon as that
-process is gone, however it went. Over its socket it answers supervisord's own calls and `shardex.starts()`.
+process is gone, however it went; what `--remove` names is removed when everything has stopped. Over its socket it
+answers supervisord's own calls and `shardex.starts()`.
 """
 
 import argparse
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import sys
 from typing import Any
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="data directory; names this process in the process list")
     parser.add_argument("--conf", required=True, help="supervisord.conf")
     parser.add_argument("--lock", type=int, required=True, help="descriptor that holds the lock of the data directory")
+    parser.add_argument("--remove", nargs="*", default=[], help="directories that end with this process")
     parser.add_argument("--parent", type=int, default=0, help="end when this process ends")
     arguments = parser.parse_args()
     os.set_inheritable(arguments.lock, False)
@@ -53,7 +56,11 @@ def main() -> None:
         _end_with(arguments.parent)
     _raise_descriptor_limit()
     setproctitle.setproctitle(f"shardex supervisor {arguments.data}")
-    supervisord.main(["--nodaemon", "--configuration", arguments.conf])
+    try:
+        supervisord.main(["--nodaemon", "--configuration", arguments.conf])
+    finally:
+        for directory in arguments.remove:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _end_with(parent: int) -> None:

@@ -14,11 +14,13 @@ import psutil
 
 from exchange.config import Config
 from exchange.errors import ConfigError, Unavailable
-from exchange.process import EXIT_CONFIG
+from exchange.process import EXIT_CONFIG, EXIT_DEFECT, EXIT_IO
 
 CONFIG_FILE = "cluster.toml"
 SOCKET_FILE = "supervisor.sock"
 LOGS = "logs"
+FINAL_EXITS = (0, EXIT_CONFIG, EXIT_IO, EXIT_DEFECT)
+"""Exit codes after which a daemon is not started again by itself: it would only end again, or must not go on."""
 _STOP_WAIT_S = 10
 _RPC_TIMEOUT_S = 3.0
 _PORTLESS = ("coordinator", "c0"), ("riskd", "r0")
@@ -88,7 +90,7 @@ def _program(program: Program, path: Path, data: Path) -> str:
         directory=data,
         startsecs=0,
         autorestart="unexpected",
-        exitcodes=f"0,{EXIT_CONFIG}",
+        exitcodes=",".join(map(str, FINAL_EXITS)),
         stopwaitsecs=_STOP_WAIT_S,
         redirect_stderr="true",
         stdout_logfile=data / LOGS / f"{program.name}.log",
@@ -164,6 +166,14 @@ class Supervisor:
                 return getattr(proxy, method)()
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as fault:
             raise Unavailable(f"supervisor at {self._path} does not answer {method}: {fault}") from fault
+
+
+def lives(pid: int) -> bool:
+    """There is such a process and it is not a zombie."""
+    try:
+        return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def supervisor_process(data: Path) -> psutil.Process | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from exchange import messages as m
 from exchange.domain import ACCOUNT_MAX, ALL_INSTRUMENTS, CLIENT_ORDER_ID_MAX, INSTRUMENTS_MAX, PRICE_MAX, QUANTITY_MAX
@@ -114,7 +115,9 @@ CHECKS: dict[type[Any], dict[str, Check]] = {
 }
 
 _TAGS: dict[type[Any], int] = {struct: struct.__struct_config__.tag for struct in CHECKS}
-_ORDERED: dict[type[Any], tuple[tuple[str, Check], ...]] = {struct: tuple(of.items()) for struct, of in CHECKS.items()}
+_BY_FIELD: dict[type[Any], tuple[Check, ...]] = {
+    struct: tuple(checks[name] for name in struct.__struct_fields__) for struct, checks in CHECKS.items()
+}
 _decode = msgspec.msgpack.Decoder(list[m.Command]).decode
 
 
@@ -130,10 +133,11 @@ def decode_payload(payload: bytes, count: int) -> list[m.Command]:
 
 def check_command(command: m.Command) -> str | None:
     """What breaks a static rule in a command whose fields have the right types, or None."""
-    for name, check in _ORDERED[type(command)]:
-        wrong = check(getattr(command, name))
+    checks = _BY_FIELD[type(command)]
+    for position, value in enumerate(astuple(command)):
+        wrong = checks[position](value)
         if wrong is not None:
-            return f"{name} {getattr(command, name)!r} {wrong}"
+            return f"{command.__struct_fields__[position]} {value!r} {wrong}"
     if isinstance(command, m.DefineInstrument):
         if command.quantity_min > command.quantity_max:
             return f"quantity_min {command.quantity_min} exceeds quantity_max {command.quantity_max}"

@@ -60,7 +60,9 @@ def native_available() -> bool:
     """Whether the native engine is built. One that is built but broken raises its ImportError."""
     try:
         importlib.import_module(_NATIVE_MODULE)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as missing:
+        if missing.name != _NATIVE_MODULE:
+            raise
         return False
     return True
 

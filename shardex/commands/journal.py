@@ -21,11 +21,11 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a s
 def verify(directory: Directory, json: Json = False) -> None:
     """Check every byte: checksums, chain, sequence, snapshots."""
     from shardex import journal
-    from shardex.progress import bar
+    from shardex.progress import bytes_bar
 
     verdicts = []
     for each in journal.journal_directories(directory):
-        with bar(f"verifying {each.name}", "bytes") as advance:
+        with bytes_bar(f"verifying {each.name}") as advance:
             verdicts.append(journal.verify(each, advance))
     if json:
         _print_json(verdicts)
@@ -69,11 +69,11 @@ def replay(
 ) -> None:
     """Apply the journal to a fresh engine and compare it with every snapshot on the way."""
     from shardex import journal
-    from shardex.progress import bar
+    from shardex.progress import bytes_bar
 
     results = []
     for each in journal.journal_directories(directory):
-        with bar(f"replaying {each.name}", "bytes") as advance:
+        with bytes_bar(f"replaying {each.name}") as advance:
             results.append(journal.replay(each, reference=reference, progress=advance))
     if json:
         _print_json(results)

@@ -19,6 +19,5 @@ def command(data: Data = None, json: Json = False) -> None:
     else:
         from rich.console import Console
 
-        console = Console()
-        console.print(status.table(report), width=None if console.is_terminal else _WIDTH)
+        Console(width=None if sys.stdout.isatty() else _WIDTH).print(status.table(report))
     sys.exit(_EXIT_CODES[report.health])

@@ -97,12 +97,13 @@ def test_a_signal_half_way_through_the_start_leaves_nothing(demo: Demo, number: 
     assert list(demo.directory.iterdir()) == []
 
 
-def test_no_process_outlives_a_demo_that_was_killed(demo: Demo) -> None:
-    demo.read_until("Ctrl-C stops everything")
+@pytest.mark.parametrize("moment", ["starting 2 shards", "Ctrl-C stops everything"])
+def test_nothing_outlives_a_demo_that_was_killed(demo: Demo, moment: str) -> None:
+    demo.read_until(moment)
     data = demo.data()
-    assert supervision.cluster_processes(data) != []
+    eventually(lambda: len(supervision.cluster_processes(data)) > 1)
     demo.end(signal.SIGKILL)
-    eventually(lambda: supervision.cluster_processes(data) == [])
+    eventually(lambda: supervision.cluster_processes(data) == [] and list(demo.directory.iterdir()) == [])
 
 
 def test_a_supervisor_that_is_killed_ends_the_demo_tidily(demo: Demo) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+import structlog.testing
 
 from exchange import messages as m
 from exchange.errors import WireError
@@ -187,14 +188,21 @@ async def test_a_frame_the_owner_refuses_comes_again(tmp_path: Path, feed: Feed,
     shard.close()
 
 
-async def test_garbage_on_the_event_socket_harms_nothing(tmp_path: Path, feed: Feed, owner: Owner) -> None:
+async def test_garbage_on_the_event_socket_is_reported_and_harms_nothing(
+    tmp_path: Path, feed: Feed, owner: Owner
+) -> None:
     shard = Shard(tmp_path)
     shard.publish(1)
     feed.on_map(map_of(shard.entry))
     await until(lambda: len(owner.got) == 1)
-    for header, payload in ((b"", b""), (b"\xc1", frame(2)), (encode(m.Published("s0", 1, 1, 2)), b"\x93")):
-        shard.say(header, payload)
-    shard.publish(2)
-    await until(lambda: len(owner.got) >= 3)
+    with structlog.testing.capture_logs() as logs:
+        await until(lambda: shard.say(b"", b"") or bool(logs))  # the first ones go nowhere until it listens
+        heard = len(logs)
+        shard.say(b"\xc1", frame(2))
+        shard.say(encode(m.Published("s0", 1, 1, 2)), b"\x93")
+        shard.publish(2)
+        await until(lambda: len(owner.got) >= 3)
     assert owner.seqs == [1, 2, 3]
+    assert len(logs) >= heard + 2
+    assert {log["event"] for log in logs} == {"malformed stream"}
     shard.close()

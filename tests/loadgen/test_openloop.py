@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from exchange.errors import Unavailable
 from loadgen.client import connect_http, connect_ws, frame, split_frame, split_http_answer
@@ -16,7 +16,17 @@ from shardex import ports
 
 HOST = "127.0.0.1"
 BODY = b"~000000~" + bytes(120)
-MARKET = Market(symbol="AAPLUSD", index=0, shard="s0", price_decimals=2, quantity_decimals=0, tick=1, lot=1, quantity_min=1, mid=15_025)
+MARKET = Market(
+    symbol="AAPLUSD",
+    index=0,
+    shard="s0",
+    price_decimals=2,
+    quantity_decimals=0,
+    tick=1,
+    lot=1,
+    quantity_min=1,
+    mid=15_025,
+)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], Awaitable[int]]
 
@@ -29,7 +39,7 @@ async def serve() -> AsyncIterator[Serve]:
     async def start(handler: Handler) -> int:
         application = web.Application()
         application.router.add_route("*", "/", handler)
-        runner = web.AppRunner(application)
+        runner = web.AppRunner(application, shutdown_timeout=1)
         await runner.setup()
         runners.append(runner)
         port = ports.choose(HOST)
@@ -109,27 +119,24 @@ async def test_what_a_dead_connection_owes_is_lost_and_said_so(serve: Serve) -> 
 
 
 async def test_websocket_keeps_its_window_full_and_finds_the_request_of_each_answer(serve: Serve) -> None:
-    waiting: list[bytes] = []
-    waiting_max = 0
+    held: list[bytes] = []
 
-    async def answer_in_reverse(request: web.Request) -> web.WebSocketResponse:
-        nonlocal waiting_max
+    async def answer_four_in_reverse(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
+        while len(held) < 4:  # comes only if four frames are sent before the first answer
+            held.append(await socket.receive_bytes())
+        for body in reversed(held):
+            await socket.send_bytes(body[:8])
         async for received in socket:
-            assert received.type is WSMsgType.BINARY
-            waiting.append(received.data)
-            waiting_max = max(waiting_max, len(waiting))
-            if len(waiting) == 4:
-                while waiting:
-                    await socket.send_bytes(waiting.pop()[:8])
+            await socket.send_bytes(received.data[:8])
         return socket
 
-    port, tally = await serve(answer_in_reverse), Tally()
+    port, tally = await serve(answer_four_in_reverse), Tally()
     wire = await connect_ws(HOST, port, "/", read, lambda body: int(body, 16), binary=True)
     await Drive([Lane(wire, source(message), 4)], frames_per_s=None, duration_s=0.3, tally=tally).run()
 
-    assert waiting_max == 4
+    assert [int(body[:8], 16) for body in held] == [0, 1, 2, 3]
     assert tally.sent == tally.answered > 4
     wire.close()
 

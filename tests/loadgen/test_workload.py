@@ -9,9 +9,39 @@ from exchange.domain import Side
 from loadgen.workload import CANCEL_LAG_UNITS, CancelOrder, Command, Flow, Market, NewOrder, flow
 
 MARKETS = [
-    Market(symbol="AAPLUSD", index=0, shard="s0", price_decimals=2, quantity_decimals=0, tick=1, lot=1, quantity_min=1, mid=15_025),
-    Market(symbol="BTCUSD", index=1, shard="s1", price_decimals=2, quantity_decimals=0, tick=5, lot=10, quantity_min=25, mid=78_320),
-    Market(symbol="MSFTUSD", index=2, shard="s0", price_decimals=2, quantity_decimals=0, tick=1, lot=1, quantity_min=1, mid=42_550),
+    Market(
+        symbol="AAPLUSD",
+        index=0,
+        shard="s0",
+        price_decimals=2,
+        quantity_decimals=0,
+        tick=1,
+        lot=1,
+        quantity_min=1,
+        mid=15_025,
+    ),
+    Market(
+        symbol="BTCUSD",
+        index=1,
+        shard="s1",
+        price_decimals=2,
+        quantity_decimals=0,
+        tick=5,
+        lot=10,
+        quantity_min=25,
+        mid=78_320,
+    ),
+    Market(
+        symbol="MSFTUSD",
+        index=2,
+        shard="s0",
+        price_decimals=2,
+        quantity_decimals=0,
+        tick=1,
+        lot=1,
+        quantity_min=1,
+        mid=42_550,
+    ),
 ]
 
 
@@ -38,8 +68,8 @@ def encode(commands: Sequence[Command]) -> bytes:
     return msgspec.json.encode([row(command) for command in commands])
 
 
-def make(batch: int, seed: int = 1) -> Flow:
-    return flow(MARKETS, batch=batch, run="r1.", seed=seed, encode=encode)
+def make(batch: int, seed: int = 1, *, cancels: bool = True) -> Flow:
+    return flow(MARKETS, batch=batch, run="r1.", seed=seed, encode=encode, cancels=cancels)
 
 
 def sent(source: Flow, frames: int) -> list[Row]:
@@ -103,6 +133,15 @@ def test_a_quarter_of_the_flow_trades_and_the_book_stays_bounded(batch: int) -> 
     assert cancels > len(rows) / 8
 
 
+def test_a_flow_without_cancels_leaves_nothing_behind() -> None:
+    book = Book()
+    for one in sent(make(64, cancels=False), 200):
+        assert one.quantity
+        book.apply(one)
+    assert book.open == {}
+    assert book.filled_takes == 200 * 64 / 4
+
+
 def test_client_order_ids_are_unique_and_start_with_the_run() -> None:
     identities = [one.identity for one in sent(make(7), 3_000) if one.quantity]
     assert len(identities) == len(set(identities))
@@ -126,7 +165,17 @@ def test_orders_obey_tick_lot_and_smallest_quantity() -> None:
 
 
 def test_a_market_without_room_for_far_orders_is_refused_with_its_numbers() -> None:
-    low = Market(symbol="PENNYUSD", index=3, shard="s0", price_decimals=2, quantity_decimals=0, tick=1, lot=1, quantity_min=1, mid=12)
+    low = Market(
+        symbol="PENNYUSD",
+        index=3,
+        shard="s0",
+        price_decimals=2,
+        quantity_decimals=0,
+        tick=1,
+        lot=1,
+        quantity_min=1,
+        mid=12,
+    )
     with pytest.raises(ValueError, match="PENNYUSD: the load needs a mid of at least 137 ticks of 1, it is 12"):
         flow([low], batch=1, run="r", seed=1, encode=encode)
     with pytest.raises(ValueError, match="at least one symbol"):

@@ -1,4 +1,4 @@
-"""One instrument over time: an empty book, a market that comes and goes, fills, and the house's own quotes in between."""
+"""One instrument over time: an empty book, a market that comes and goes, and the own quotes in between."""
 
 import pytest
 

@@ -1,9 +1,9 @@
 """A stage for stories about one replica: cues go in, plain sentences come out. No socket, no file.
 
-    ann: NEW 1                    answer to ann's batch: statuses or reject codes, one a command
-    ann: refused MALFORMED ...    the batch was refused whole
-    published 1-2                 an event frame left
-    note ...                      a line for the log
+ann: NEW 1                    answer to ann's batch: statuses or reject codes, one a command
+ann: refused MALFORMED ...    the batch was refused whole
+published 1-2                 an event frame left
+note ...                      a line for the log
 """
 
 from exchange import messages as m

@@ -185,7 +185,7 @@ def test_damage_in_the_middle_stops_the_start(tmp_path: Path) -> None:
     (path,) = segment_paths(tmp_path)
     damage(path, SEGMENT_HEAD_BYTES + 60, b"\xff")
     before = contents(tmp_path)
-    with pytest.raises(JournalError, match="corrupt behind seq 0, nothing was cut: .* a whole record follows"):
+    with pytest.raises(JournalError, match=r"corrupt behind seq 0, nothing was cut: .* a whole record follows"):
         recovered(tmp_path)
     assert contents(tmp_path) == before
 
@@ -209,7 +209,7 @@ def test_a_clean_mark_is_a_promise_too(tmp_path: Path) -> None:
 
 def test_a_journal_of_somebody_else_is_refused(tmp_path: Path) -> None:
     Disk(tmp_path)
-    with pytest.raises(JournalError, match="its node.state is that of other"):
+    with pytest.raises(JournalError, match=r"its node\.state is that of other"):
         recovered(tmp_path, NodeState("s0", "other"))
 
 
@@ -340,7 +340,7 @@ def test_node_state_is_read_back_or_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for spoiled in (b"", whole[:-3], whole.replace(b"4", b"5", 1), b"\x00" * 40, whole + whole):
         path.write_bytes(spoiled)
-        with pytest.raises(JournalError, match="node.state"):
+        with pytest.raises(JournalError, match=r"node\.state"):
             load_state(tmp_path)
 
 

@@ -102,7 +102,9 @@ def test_a_malformed_batch_is_refused_whole(payload: bytes, count: int, detail: 
     assert len(stage.journal) == 1
 
 
-@pytest.mark.parametrize("header", [b"", b"\xc1", b"\x93", b"\xff" * 100, encode(m.Tick()), encode([1, 2]), b"\x91" * 999])
+@pytest.mark.parametrize(
+    "header", [b"", b"\xc1", b"\x93", b"\xff" * 100, encode(m.Tick()), encode([1, 2]), b"\x91" * 999]
+)
 def test_an_undecodable_header_is_a_note_and_nothing_else(header: bytes) -> None:
     stage = Stage()
     stage.message(header, encode([order(1)]))

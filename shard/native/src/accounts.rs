@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::book::OwnOrders;
-use crate::domain::{SUM_MAX, Side, Text};
+use crate::domain::{AccountName, SUM_MAX, Side};
 use crate::index::Index;
 
 /// One account in one instrument.
@@ -46,7 +46,7 @@ impl Holding {
 }
 
 struct Account {
-    name: Text<32>,
+    name: AccountName,
     /// Slots of its holdings, ascending by instrument.
     holdings: Vec<(u16, u32)>,
 }
@@ -68,6 +68,7 @@ pub struct Accounts {
     hasher: RandomState,
     holdings: Vec<Holding>,
     changes: Vec<HoldingChange>,
+    sorted: Vec<u128>,
     record: i64,
 }
 
@@ -81,6 +82,7 @@ impl Accounts {
             hasher: RandomState::new(),
             holdings: Vec::new(),
             changes: Vec::new(),
+            sorted: Vec::new(),
             record: 0,
         }
     }
@@ -90,34 +92,41 @@ impl Accounts {
         self.list.len()
     }
 
+    /// The hash of an account's name, known or not.
     #[inline]
-    fn name_hash(&self, name: &[u8]) -> u64 {
+    pub fn hash(&self, name: &[u8]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(name);
         hasher.finish()
     }
 
-    /// The index of an account.
+    /// Fetches what a look-up under `hash` will need first; what it returns means nothing.
     #[inline]
-    pub fn find(&self, name: &[u8]) -> Option<u32> {
-        self.by_name.find(self.name_hash(name), |account| self.name(account) == name)
+    pub fn touch(&self, hash: u64) -> u64 {
+        self.by_name.touch(hash)
+    }
+
+    /// The index of an account, by its name and the hash of that.
+    #[inline]
+    pub fn find(&self, name: &[u8], hash: u64) -> Option<u32> {
+        self.by_name.find(hash, |account| self.name(account).get() == name)
     }
 
     /// Gives a new account the next index, unless the ceiling is reached.
-    pub fn add(&mut self, name: &[u8]) -> Option<u32> {
+    pub fn add(&mut self, name: &[u8], hash: u64) -> Option<u32> {
         if self.list.len() >= self.max {
             return None;
         }
         let account = self.list.len() as u32;
-        self.list.push(Account { name: Text::new(name), holdings: Vec::new() });
-        self.by_name.insert(self.name_hash(name), account);
+        self.list.push(Account { name: AccountName::new(name), holdings: Vec::new() });
+        self.by_name.insert(hash, account);
         Some(account)
     }
 
     /// The name of an account.
     #[inline]
-    pub fn name(&self, account: u32) -> &[u8] {
-        self.list[account as usize].name.get()
+    pub fn name(&self, account: u32) -> &AccountName {
+        &self.list[account as usize].name
     }
 
     /// The slot of what an account holds in an instrument, if it was ever asked to be made.
@@ -179,14 +188,20 @@ impl Accounts {
 
     /// Ends a record: tells every holding whose position or open quantities are not what they were, ascending
     /// (account, instrument).
-    pub fn settle(&mut self, mut tell: impl FnMut(&[u8], &Holding)) {
-        self.changes.sort_unstable_by_key(|change| (change.account, change.instrument));
-        for change in &self.changes {
+    pub fn settle(&mut self, mut tell: impl FnMut(&AccountName, &Holding)) {
+        let key = |(number, change): (usize, &HoldingChange)| {
+            u128::from(change.account) << 64 | u128::from(change.instrument) << 32 | number as u128
+        };
+        self.sorted.extend(self.changes.iter().enumerate().map(key));
+        self.sorted.sort_unstable();
+        for &key in &self.sorted {
+            let change = &self.changes[key as u32 as usize];
             let now = &self.holdings[change.holding as usize];
             if (change.position_before, change.open_before) != (now.position, now.open) {
-                tell(self.list[change.account as usize].name.get(), now);
+                tell(&self.list[change.account as usize].name, now);
             }
         }
         self.changes.clear();
+        self.sorted.clear();
     }
 }

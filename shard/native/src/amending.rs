@@ -1,8 +1,8 @@
 //! Cancel, Replace and Reduce: commands on one order (PROTOCOL 1.1).
 
 use crate::command::{Reduce, Replace, Request, Target};
-use crate::domain::{Basis, Broken, Kind, Op, OrderEvent, POST_ONLY, Reject, SUM_MAX, Status};
-use crate::engine::{Engine, Stop};
+use crate::domain::{Basis, Broken, Kind, Op, OrderEvent, POST_ONLY, Reject, SUM_MAX, Side, Status};
+use crate::engine::{Engine, Hashes, Rejected, Stop};
 use crate::trading::Taker;
 use crate::window::{Answer, Fate, NewEntry};
 
@@ -10,7 +10,8 @@ impl Engine {
     /// The entry of the account's order in one instrument, by order id or by the client order id of its Submit.
     pub(crate) fn find(&self, account: u32, instrument: u16, target: &Target<'_>) -> Option<u32> {
         if target.order_id == 0 {
-            let entry = self.window.find(account, instrument, target.client_id)?;
+            let hash = self.window.hash_of(account, instrument, target.client_id);
+            let entry = self.window.find(account, instrument, target.client_id, hash)?;
             return self.window.get(entry).order_id().map(|_| entry);
         }
         let slot = self.window.find_order(target.order_id)?;
@@ -36,10 +37,10 @@ impl Engine {
     }
 
     #[inline]
-    pub(crate) fn cancel(&mut self, target: &Target<'_>, deadline_ns: i64) {
+    pub(crate) fn cancel(&mut self, target: &Target<'_>, deadline_ns: i64, hashes: Hashes) {
         let found = self.check_deadline(deadline_ns).and_then(|()| {
             self.check_instrument(target.instrument)?;
-            self.find_open(self.accounts.find(target.account), target)
+            self.find_open(self.accounts.find(target.account, hashes.account), target)
         });
         match found {
             Ok(order) => {
@@ -67,19 +68,21 @@ impl Engine {
     #[cold]
     fn reject_change(&mut self, target: &Target<'_>, client_id: &[u8], entry: Option<u32>, broken: Broken) {
         if broken.code != Reject::UnknownInstrument {
-            self.reject_row(broken.code, target.account, client_id, target.order_id);
+            let &Target { account, order_id, .. } = target;
+            let (code, side, price, quantity) = (broken.code, Side::Buy, 0, 0);
+            self.reject_row(&Rejected { code, account, client_id, order_id, side, price, quantity });
         }
         self.answer(entry, Answer::rejected(broken, target.order_id));
     }
 
-    pub(crate) fn replace(&mut self, replace: &Replace<'_>) {
+    pub(crate) fn replace(&mut self, replace: &Replace<'_>, hashes: Hashes) {
         let decide = |engine: &mut Self, account| engine.decide_replace(account, replace);
-        self.change(Op::Replace, &replace.target, &replace.request, replace.hash(), decide);
+        self.change(Op::Replace, &replace.target, &replace.request, hashes, replace.hash(), decide);
     }
 
-    pub(crate) fn reduce(&mut self, reduce: &Reduce<'_>) {
+    pub(crate) fn reduce(&mut self, reduce: &Reduce<'_>, hashes: Hashes) {
         let decide = |engine: &mut Self, account| engine.decide_reduce(account, reduce);
-        self.change(Op::Reduce, &reduce.target, &reduce.request, reduce.hash(), decide);
+        self.change(Op::Reduce, &reduce.target, &reduce.request, hashes, reduce.hash(), decide);
     }
 
     /// What Replace and Reduce share: rules 1 to 5, then the decision, recorded if the request has an id.
@@ -88,12 +91,13 @@ impl Engine {
         op: Op,
         target: &Target<'_>,
         request: &Request<'_>,
+        hashes: Hashes,
         hash: u64,
         decide: impl FnOnce(&mut Self, u32) -> Result<Answer, Broken>,
     ) {
         let unknown = Broken::new(Reject::UnknownOrder, target.order_id, 0);
         let known = self.check_instrument(target.instrument);
-        let account = match known.and_then(|()| self.accounts.find(target.account).ok_or(unknown)) {
+        let account = match known.and_then(|()| self.accounts.find(target.account, hashes.account).ok_or(unknown)) {
             Ok(account) => account,
             Err(broken) => return self.reject_change(target, request.client_id, None, broken),
         };
@@ -104,6 +108,7 @@ impl Engine {
                 account,
                 instrument: target.instrument as u16,
                 client_id: request.client_id,
+                id_hash: hashes.id,
                 hash,
                 epoch: self.at.epoch,
                 seq: self.at.seq,

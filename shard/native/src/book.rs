@@ -125,11 +125,17 @@ fn rank(side: Side, price: i64) -> i64 {
 /// A level that a record changed, and what it was before.
 struct LevelChange {
     place: u32,
-    number: u32,
     price: i64,
     level: u32,
     orders_before: u32,
     quantity_before: i64,
+}
+
+impl LevelChange {
+    /// A number that sorts by instrument, side, price (never negative in a book) and then by `number`, its lower half.
+    fn key(&self, number: usize) -> u128 {
+        u128::from(self.place) << 96 | (self.price as u128) << 32 | number as u128
+    }
 }
 
 /// A level as it stands at the end of a record that changed it.
@@ -147,6 +153,7 @@ pub struct Orders {
     orders: Pool<Order>,
     levels: Pool<Level>,
     changes: Vec<LevelChange>,
+    sorted: Vec<u128>,
     emptied: Vec<u32>,
     record: i64,
 }
@@ -158,6 +165,7 @@ impl Orders {
             orders: Pool::with_capacity(orders_max),
             levels: Pool::with_capacity(orders_max),
             changes: Vec::new(),
+            sorted: Vec::new(),
             emptied: Vec::new(),
             record: 0,
         }
@@ -329,9 +337,8 @@ impl Orders {
             return;
         }
         at.mark = self.record;
-        let number = self.changes.len() as u32;
         let (place, price, orders_before, quantity_before) = (at.place, at.price, at.orders, at.quantity);
-        self.changes.push(LevelChange { place, number, price, level, orders_before, quantity_before });
+        self.changes.push(LevelChange { place, price, level, orders_before, quantity_before });
     }
 
     /// Starts a record: changes are counted from here. Records must differ.
@@ -342,9 +349,11 @@ impl Orders {
     /// Ends a record: tells every level that is not what it was, ascending (instrument, side, price).
     pub fn settle(&mut self, mut tell: impl FnMut(LevelNow)) {
         // A level that was emptied and made anew is here more than once: the first knows what was, the last what is.
-        self.changes.sort_unstable_by_key(|change| (change.place, change.price, change.number));
-        for same in self.changes.chunk_by(|one, other| (one.place, one.price) == (other.place, other.price)) {
-            let (before, after) = (&same[0], &same[same.len() - 1]);
+        self.sorted.extend(self.changes.iter().enumerate().map(|(number, change)| change.key(number)));
+        self.sorted.sort_unstable();
+        for same in self.sorted.chunk_by(|one, other| one >> 32 == other >> 32) {
+            let change = |key: u128| &self.changes[key as u32 as usize];
+            let (before, after) = (change(same[0]), change(same[same.len() - 1]));
             let Level { quantity, orders, .. } = self.levels[after.level];
             if (before.quantity_before, before.orders_before) != (quantity, orders) {
                 let side = if after.place & 1 == 0 { Side::Buy } else { Side::Sell };
@@ -353,6 +362,7 @@ impl Orders {
             }
         }
         self.changes.clear();
+        self.sorted.clear();
         for &level in &self.emptied {
             self.levels.give_back(level);
         }

@@ -1,8 +1,8 @@
 //! Commands: their static rules, and their form once these hold (PROTOCOL 1, `exchange/messages.py`).
 
 use crate::domain::{
-    ALL_INSTRUMENTS, AMOUNT_MAX, Basis, ClientId, INSTRUMENTS_MAX, Kind, ORDER_ID_MAX, SUM_MAX, SelfTrade, Side, State,
-    Text, TimeInForce,
+    ALL_INSTRUMENTS, AMOUNT_MAX, Actor, Basis, ClientId, INSTRUMENTS_MAX, Kind, ORDER_ID_MAX, SUM_MAX, SelfTrade, Side,
+    State, Text, TimeInForce,
 };
 use crate::wire::{Fault, Reader};
 
@@ -155,7 +155,7 @@ pub enum Command<'a> {
     Replace(Replace<'a>),
     Reduce(Reduce<'a>),
     MassCancel { account: &'a [u8], instrument: i64 },
-    SetState { instrument: i64, state: State, actor: &'a [u8] },
+    SetState { instrument: i64, state: State, actor: Actor },
     DefineInstrument { index: u16, rules: Rules },
     SetPositionLimit { account: &'a [u8], instrument: u16, limit: i64 },
     Tick,
@@ -368,7 +368,7 @@ impl<'a> Command<'a> {
             6 => {
                 let instrument = fields.instrument_or_all()?;
                 let state = fields.word("state", 3, State::of)?;
-                Ok(Self::SetState { instrument, state, actor: fields.text("actor", &ACTOR)? })
+                Ok(Self::SetState { instrument, state, actor: Actor::new(fields.text("actor", &ACTOR)?) })
             }
             7 => {
                 let index = fields.within("index", 0, INSTRUMENTS_MAX - 1)? as u16;

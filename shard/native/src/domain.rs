@@ -169,7 +169,17 @@ impl<const MAX: usize> Text<MAX> {
     pub fn get(&self) -> &[u8] {
         &self.bytes[..self.length as usize]
     }
+
+    /// The length of the text, and its bytes with what may be behind them: to be copied as a whole.
+    #[inline]
+    pub fn padded(&self) -> (usize, &[u8; MAX]) {
+        (self.length as usize, &self.bytes)
+    }
 }
 
 /// A client order id.
 pub type ClientId = Text<36>;
+/// Who gave an operator's command.
+pub type Actor = Text<64>;
+/// The name of an account.
+pub type AccountName = Text<32>;

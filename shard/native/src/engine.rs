@@ -5,19 +5,20 @@
 //! match), amending.rs (Cancel, Replace, Reduce) and serving.rs (the rest); the rule numbers are the protocol's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hint::black_box;
 
 use sha2::{Digest, Sha256};
 
 use crate::accounts::Accounts;
 use crate::book::{LevelNow, Orders};
-use crate::command::{Command, EVERY_TAG, Submit};
-use crate::domain::{Broken, Op, OrderEvent, Reject, SUM_MAX, Side};
+use crate::command::{Command, EVERY_TAG, Reduce, Replace, Target};
+use crate::domain::{AccountName, Broken, ClientId, Op, OrderEvent, Reject, SUM_MAX, Side};
 use crate::events::{Moment, Outcome, Party, Step};
 use crate::instrument::Instruments;
 use crate::pool::NONE;
 use crate::record::Record;
-use crate::window::{Answer, Fill, NewEntry, Window, WindowLimits};
-use crate::wire::{Fault, Reader, put_array, put_int};
+use crate::window::{Answer, Fate, Fill, NewEntry, Window, WindowLimits};
+use crate::wire::{Fault, Reader, Tape};
 
 /// Ceilings of an engine, equal on all replicas of a shard.
 #[derive(Clone, Copy)]
@@ -107,6 +108,26 @@ pub struct Engine {
     pub(crate) outcome: Outcome,
     /// The fills of the command at hand.
     pub(crate) fills: Vec<Fill>,
+    /// The hashes of the names in the record at hand.
+    hashes: Vec<Hashes>,
+}
+
+/// Hashes of the names in a command, where it has them: its account, and its own client order id.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Hashes {
+    pub account: u64,
+    pub id: u64,
+}
+
+/// What the REJECTED row tells of a command that had no effect.
+pub(crate) struct Rejected<'a> {
+    pub code: Reject,
+    pub account: &'a [u8],
+    pub client_id: &'a [u8],
+    pub order_id: i64,
+    pub side: Side,
+    pub price: i64,
+    pub quantity: i64,
 }
 
 /// Why a request with a client order id does not run.
@@ -132,6 +153,7 @@ impl Engine {
             cursor: 0,
             outcome: Outcome::new(),
             fills: Vec::new(),
+            hashes: Vec::new(),
         }
     }
 
@@ -176,13 +198,18 @@ impl Engine {
         self.at = Moment { epoch: record.epoch, seq: self.at.seq, ts_ns: record.ts_ns };
         self.orders.begin(record.first_seq);
         self.accounts.begin(record.first_seq);
-        for command in &commands {
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.clear();
+        hashes.extend(commands.iter().map(|command| self.hash_names(command)));
+        self.look_ahead(&commands, &hashes);
+        for (command, &hashes) in commands.iter().zip(&hashes) {
             self.at.seq += 1;
             self.outcome.begin(self.at);
             self.fills.clear();
-            self.execute(command);
+            self.execute(command, hashes);
             self.outcome.end();
         }
+        self.hashes = hashes;
         self.orders.settle(|level| self.outcome.level(&level));
         self.accounts.settle(|account, holding| self.outcome.position(account, holding));
         let outcome = self.outcome.finish(record.first_seq);
@@ -217,29 +244,76 @@ impl Engine {
         Ok(())
     }
 
+    /// The hashes of a command's names.
     #[inline]
-    fn execute(&mut self, command: &Command<'_>) {
+    fn hash_names(&self, command: &Command<'_>) -> Hashes {
+        let (account, own_id) = match *command {
+            Command::Submit(ref submit) => (submit.account, Some((submit.instrument, submit.request.client_id))),
+            Command::Replace(Replace { ref target, ref request, .. })
+            | Command::Reduce(Reduce { ref target, ref request, .. }) => {
+                (target.account, Some((target.instrument as u16, request.client_id)))
+            }
+            Command::Resolve { account, instrument, client_id } => (account, Some((instrument, client_id))),
+            Command::Cancel { target: Target { account, .. }, .. }
+            | Command::QueryOrder { target: Target { account, .. } }
+            | Command::QueryOpen { account, .. }
+            | Command::MassCancel { account, .. }
+            | Command::SetPositionLimit { account, .. }
+            | Command::ArmDeadMan { account, .. } => (account, None),
+            Command::SetState { .. }
+            | Command::DefineInstrument { .. }
+            | Command::Tick
+            | Command::EpochStart { .. } => return Hashes::default(),
+        };
+        let account = self.accounts.hash(account);
+        let id = own_id.map_or(0, |(instrument, client_id)| self.window.hash(account, instrument, client_id));
+        Hashes { account, id }
+    }
+
+    /// Fetches the memory in which the commands of a record will look up names and orders. Done for all of them at once,
+    /// and before anything else, these slow accesses overlap instead of adding up. Changes nothing, decides nothing.
+    fn look_ahead(&self, commands: &[Command<'_>], hashes: &[Hashes]) {
+        let names = hashes
+            .iter()
+            .fold(0, |fetched, names| fetched ^ self.accounts.touch(names.account) ^ self.window.touch(names.id));
+        black_box(names);
+        let mut orders = 0;
+        for command in commands {
+            if let Command::Cancel { target, .. }
+            | Command::Replace(Replace { target, .. })
+            | Command::Reduce(Reduce { target, .. }) = command
+                && let Some(entry) = self.window.find_order(target.order_id)
+                && let Fate::Open(order) = self.window.get(entry).fate
+            {
+                orders ^= self.orders.get(order).leaves;
+            }
+        }
+        black_box(orders);
+    }
+
+    #[inline]
+    fn execute(&mut self, command: &Command<'_>, hashes: Hashes) {
         match *command {
-            Command::Submit(ref submit) => self.submit(submit),
-            Command::Cancel { ref target, deadline_ns } => self.cancel(target, deadline_ns),
-            Command::Replace(ref replace) => self.replace(replace),
-            Command::Reduce(ref reduce) => self.reduce(reduce),
-            Command::MassCancel { account, instrument } => self.mass_cancel(account, instrument),
-            Command::SetState { instrument, state, actor } => self.set_state(instrument, state, actor),
+            Command::Submit(ref submit) => self.submit(submit, hashes),
+            Command::Cancel { ref target, deadline_ns } => self.cancel(target, deadline_ns, hashes),
+            Command::Replace(ref replace) => self.replace(replace, hashes),
+            Command::Reduce(ref reduce) => self.reduce(reduce, hashes),
+            Command::MassCancel { account, instrument } => self.mass_cancel(account, instrument, hashes),
+            Command::SetState { instrument, state, ref actor } => self.set_state(instrument, state, actor),
             Command::DefineInstrument { index, rules } => self.define_instrument(index, rules),
             Command::SetPositionLimit { account, instrument, limit } => {
-                self.set_position_limit(account, instrument, limit);
+                self.set_position_limit(account, instrument, limit, hashes);
             }
             Command::Tick => self.tick(),
             // The record carries the same epoch.
             Command::EpochStart { .. } => self.outcome.done(),
-            Command::QueryOrder { ref target } => self.query_order(target),
+            Command::QueryOrder { ref target } => self.query_order(target, hashes),
             Command::QueryOpen { account, instrument, after_order_id, limit } => {
-                self.query_open(account, instrument, after_order_id, limit);
+                self.query_open(account, instrument, after_order_id, limit, hashes);
             }
-            Command::Resolve { account, instrument, client_id } => self.resolve(account, instrument, client_id),
+            Command::Resolve { account, instrument, client_id } => self.resolve(account, instrument, client_id, hashes),
             Command::ArmDeadMan { account, instrument, timeout_ns } => {
-                self.arm_dead_man(account, instrument, timeout_ns);
+                self.arm_dead_man(account, instrument, timeout_ns, hashes);
             }
         }
     }
@@ -248,20 +322,20 @@ impl Engine {
 
     /// Rule 2: the account's index, a new one if need be.
     #[inline]
-    pub(crate) fn intern(&mut self, name: &[u8]) -> Result<u32, Broken> {
-        if let Some(account) = self.accounts.find(name) {
+    pub(crate) fn intern(&mut self, name: &[u8], hashes: Hashes) -> Result<u32, Broken> {
+        if let Some(account) = self.accounts.find(name, hashes.account) {
             return Ok(account);
         }
-        let account = self.accounts.add(name);
+        let account = self.accounts.add(name, hashes.account);
         let account = account.ok_or_else(|| Broken::new(Reject::AccountsFull, 0, self.config.accounts_max as i64))?;
-        self.window.add_account(0);
+        self.window.add_account(hashes.account, 0);
         Ok(account)
     }
 
     /// Rules 3 to 5: the entry under which the answer is to be recorded.
     #[inline]
     pub(crate) fn once(&mut self, new: NewEntry<'_>) -> Result<u32, Stop> {
-        if let Some(known) = self.window.find(new.account, new.instrument, new.client_id) {
+        if let Some(known) = self.window.find(new.account, new.instrument, new.client_id, new.id_hash) {
             let entry = self.window.get(known);
             // A Resolve only asks; and nothing is the same as what was never seen.
             let asks_what_was_asked = new.op == Op::Tombstone || entry.op == Op::Tombstone || entry.hash == new.hash;
@@ -300,16 +374,10 @@ impl Engine {
     }
 
     /// The REJECTED row of a command that had no effect.
-    pub(crate) fn reject_row(&mut self, code: Reject, account: &[u8], client_id: &[u8], order_id: i64) {
+    pub(crate) fn reject_row(&mut self, rejected: &Rejected<'_>) {
+        let &Rejected { code, account, client_id, order_id, side, price, quantity } = rejected;
+        let (account, client_id) = (&AccountName::new(account), &ClientId::new(client_id));
         let party = Party { order_id, account, client_id, leaves: 0 };
-        let (kind, side) = (OrderEvent::Rejected, Side::Buy);
-        self.outcome.step(&Step { kind, party, side, price: 0, quantity: 0, reason: code });
-    }
-
-    /// The REJECTED row of a Submit.
-    pub(crate) fn reject_submit_row(&mut self, code: Reject, submit: &Submit<'_>) {
-        let party = Party { order_id: 0, account: submit.account, client_id: submit.request.client_id, leaves: 0 };
-        let &Submit { side, price, quantity, .. } = submit;
         self.outcome.step(&Step { kind: OrderEvent::Rejected, party, side, price, quantity, reason: code });
     }
 
@@ -368,22 +436,20 @@ impl Engine {
     pub fn book(&self, instrument: i64) -> Result<Vec<u8>, Fault> {
         let known = u16::try_from(instrument).ok().and_then(|index| self.instruments.get(index));
         let known = known.ok_or_else(|| Fault::new(format!("instrument {instrument} is not defined")))?;
-        let mut out = Vec::new();
-        put_array(&mut out, 2);
+        let mut out = Tape::new();
+        out.array(2);
         for side in [Side::Buy, Side::Sell] {
-            put_array(&mut out, known.book.levels(side).count());
+            out.array(known.book.levels(side).count());
             for level in known.book.levels(side) {
-                put_array(&mut out, 2);
-                put_int(&mut out, self.orders.level(level).price);
-                put_array(&mut out, self.orders.level(level).orders as usize);
+                out.array(2);
+                out.ints([self.orders.level(level).price]);
+                out.array(self.orders.level(level).orders as usize);
                 for order in self.orders.of_level(level) {
-                    put_array(&mut out, 2);
-                    put_int(&mut out, self.order_id(order));
-                    put_int(&mut out, self.orders.get(order).leaves);
+                    out.array_of([self.order_id(order), self.orders.get(order).leaves]);
                 }
             }
         }
-        Ok(out)
+        Ok(out.into_bytes())
     }
 
     /// The id of an open order.

@@ -2,9 +2,11 @@
 
 use crate::accounts::Holding;
 use crate::book::LevelNow;
-use crate::domain::{OrderEvent, Reject, Side, State, Status};
+use crate::domain::{AccountName, Actor, ClientId, OrderEvent, Reject, Side, State, Status};
 use crate::window::{Answer, Fill};
-use crate::wire::{put_array, put_bool, put_int, put_text, put_unsigned};
+use crate::wire::{Row, Tape};
+
+const FRAME_TAG: i64 = 1;
 
 /// Where in the log something happens.
 #[derive(Clone, Copy)]
@@ -16,25 +18,20 @@ pub struct Moment {
 }
 
 /// A section of an event frame under construction.
-#[derive(Default)]
 struct Rows {
     count: usize,
-    bytes: Vec<u8>,
+    tape: Tape,
 }
 
 impl Rows {
-    #[inline]
-    fn row(&mut self, elements: usize) -> &mut Vec<u8> {
-        self.count += 1;
-        put_array(&mut self.bytes, elements);
-        &mut self.bytes
+    fn new() -> Self {
+        Self { count: 0, tape: Tape::new() }
     }
 
-    fn move_to(&mut self, out: &mut Vec<u8>) {
-        put_array(out, self.count);
-        out.extend_from_slice(&self.bytes);
-        self.bytes.clear();
-        self.count = 0;
+    #[inline(always)]
+    fn add(&mut self, write: impl FnOnce(&mut Row<'_>)) {
+        self.count += 1;
+        self.tape.write(write);
     }
 }
 
@@ -43,8 +40,8 @@ impl Rows {
 #[allow(missing_docs, reason = "the fields of OrderRow and TradeRow")]
 pub struct Party<'a> {
     pub order_id: i64,
-    pub account: &'a [u8],
-    pub client_id: &'a [u8],
+    pub account: &'a AccountName,
+    pub client_id: &'a ClientId,
     pub leaves: i64,
 }
 
@@ -63,7 +60,7 @@ pub struct Step<'a> {
 #[allow(missing_docs, reason = "the fields of OrderInfo")]
 pub struct Info<'a> {
     pub order_id: i64,
-    pub client_id: &'a [u8],
+    pub client_id: &'a ClientId,
     pub instrument: u16,
     pub words: [u8; 5],
     pub price: i64,
@@ -77,21 +74,16 @@ pub struct Info<'a> {
 }
 
 impl Info<'_> {
-    fn put(&self, out: &mut Vec<u8>) {
-        put_array(out, 16);
-        put_int(out, self.order_id);
-        put_text(out, self.client_id);
-        put_unsigned(out, u64::from(self.instrument));
-        for word in self.words {
-            put_unsigned(out, u64::from(word));
-        }
-        for number in [self.price, self.quantity, self.filled, self.leaves] {
-            put_int(out, number);
-        }
-        put_int(out, self.status as i64);
-        put_int(out, self.reason as i64);
-        put_int(out, self.created_ns);
-        put_int(out, self.expire_ns);
+    fn put(&self, out: &mut Tape) {
+        out.write(|row| {
+            row.array(16);
+            row.int(self.order_id);
+            row.text(self.client_id);
+            row.int(i64::from(self.instrument));
+            row.ints(self.words.map(i64::from));
+            row.ints([self.price, self.quantity, self.filled, self.leaves]);
+            row.ints([self.status as i64, self.reason as i64, self.created_ns, self.expire_ns]);
+        });
     }
 }
 
@@ -99,7 +91,7 @@ impl Info<'_> {
 pub struct Outcome {
     now: Moment,
     sub: i64,
-    replies: Vec<u8>,
+    replies: Tape,
     reply_ends: Vec<u32>,
     trades: Rows,
     levels: Rows,
@@ -115,13 +107,13 @@ impl Outcome {
         Self {
             now: Moment { epoch: 0, seq: 0, ts_ns: 0 },
             sub: 0,
-            replies: Vec::new(),
+            replies: Tape::new(),
             reply_ends: Vec::new(),
-            trades: Rows::default(),
-            levels: Rows::default(),
-            positions: Rows::default(),
-            orders: Rows::default(),
-            states: Rows::default(),
+            trades: Rows::new(),
+            levels: Rows::new(),
+            positions: Rows::new(),
+            orders: Rows::new(),
+            states: Rows::new(),
             bytes: Vec::new(),
         }
     }
@@ -134,18 +126,7 @@ impl Outcome {
 
     /// Ends a command: its reply is whole.
     pub fn end(&mut self) {
-        self.reply_ends.push(u32::try_from(self.replies.len()).expect("outcome: replies beyond 4 GiB"));
-    }
-
-    #[inline]
-    fn reply(&mut self, elements: usize, tag: u8, at: Moment) -> &mut Vec<u8> {
-        let out = &mut self.replies;
-        put_array(out, elements);
-        out.push(tag);
-        put_int(out, at.epoch);
-        put_int(out, at.seq);
-        put_int(out, at.ts_ns);
-        out
+        self.reply_ends.push(u32::try_from(self.replies.get().len()).expect("outcome: replies beyond 4 GiB"));
     }
 
     /// Executed or Rejected, given at a moment that is past when `duplicate`.
@@ -159,144 +140,137 @@ impl Outcome {
     ) {
         match answer {
             Answer::Executed { order_id, status, reason, filled, remaining } => {
-                let out = self.reply(11, 1, at);
-                put_bool(out, duplicate);
-                put_int(out, order_id);
-                put_int(out, status as i64);
-                put_int(out, reason as i64);
-                put_int(out, filled);
-                put_int(out, remaining);
-                put_fills(out, fills);
+                self.replies.write(|row| {
+                    put_reply(row, 11, 1, at);
+                    row.bool(duplicate);
+                    row.ints([order_id, status as i64, reason as i64, filled, remaining]);
+                });
+                put_fills(&mut self.replies, fills);
             }
-            Answer::Rejected { code, value, bound, order_id } => {
-                let out = self.reply(9, 2, at);
-                put_bool(out, duplicate);
-                put_int(out, code as i64);
-                put_int(out, value);
-                put_int(out, bound);
-                put_int(out, order_id);
-            }
+            Answer::Rejected { code, value, bound, order_id } => self.replies.write(|row| {
+                put_reply(row, 9, 2, at);
+                row.bool(duplicate);
+                row.ints([code as i64, value, bound, order_id]);
+            }),
         }
     }
 
     /// Answer to QueryOrder.
     pub fn order(&mut self, info: &Info<'_>) {
-        info.put(self.reply(5, 3, self.now));
+        self.replies.write(|row| put_reply(row, 5, 3, self.now));
+        info.put(&mut self.replies);
     }
 
     /// Answer to QueryOpen.
     pub fn open_orders<'i>(&mut self, infos: impl ExactSizeIterator<Item = Info<'i>>, more: bool) {
-        let out = self.reply(6, 4, self.now);
-        put_array(out, infos.len());
-        infos.for_each(|info| info.put(out));
-        put_bool(out, more);
+        self.replies.write(|row| {
+            put_reply(row, 6, 4, self.now);
+            row.array(infos.len());
+        });
+        infos.for_each(|info| info.put(&mut self.replies));
+        self.replies.write(|row| row.bool(more));
     }
 
     /// Answer to MassCancel.
     pub fn swept(&mut self, count: usize) {
-        put_unsigned(self.reply(5, 5, self.now), count as u64);
+        self.replies.write(|row| {
+            put_reply(row, 5, 5, self.now);
+            row.int(count as i64);
+        });
     }
 
     /// Answer of a command that has nothing else to tell.
     pub fn done(&mut self) {
-        self.reply(4, 6, self.now);
+        self.replies.write(|row| put_reply(row, 4, 6, self.now));
     }
 
-    /// Starts a row of seq and sub.
+    /// The number of the next row within its command.
     #[inline]
-    fn row(now: Moment, sub: &mut i64, rows: &mut Rows, elements: usize) {
-        let out = rows.row(elements);
-        put_int(out, now.seq);
-        put_int(out, *sub);
-        *sub += 1;
+    fn next_sub(&mut self) -> i64 {
+        self.sub += 1;
+        self.sub - 1
     }
 
     /// A trade.
     #[inline]
     pub fn trade(&mut self, fill: Fill, taker_side: Side, taker: Party<'_>, maker: Party<'_>) {
-        Self::row(self.now, &mut self.sub, &mut self.trades, 14);
-        let out = &mut self.trades.bytes;
-        put_int(out, fill.trade_id);
-        put_int(out, fill.price);
-        put_int(out, fill.quantity);
-        put_int(out, taker_side as i64);
-        put_int(out, taker.order_id);
-        put_int(out, maker.order_id);
-        for text in [taker.account, maker.account, taker.client_id, maker.client_id] {
-            put_text(out, text);
-        }
-        put_int(out, taker.leaves);
-        put_int(out, maker.leaves);
+        let (seq, sub) = (self.now.seq, self.next_sub());
+        self.trades.add(|row| {
+            row.array(14);
+            row.ints([seq, sub, fill.trade_id, fill.price, fill.quantity]);
+            row.ints([taker_side as i64, taker.order_id, maker.order_id]);
+            row.text(taker.account);
+            row.text(maker.account);
+            row.text(taker.client_id);
+            row.text(maker.client_id);
+            row.ints([taker.leaves, maker.leaves]);
+        });
     }
 
     /// A step in an order's life.
     #[inline]
     pub fn step(&mut self, step: &Step<'_>) {
-        Self::row(self.now, &mut self.sub, &mut self.orders, 11);
-        let out = &mut self.orders.bytes;
-        put_int(out, step.kind as i64);
-        put_int(out, step.party.order_id);
-        put_text(out, step.party.account);
-        put_text(out, step.party.client_id);
-        put_int(out, step.side as i64);
-        put_int(out, step.price);
-        put_int(out, step.quantity);
-        put_int(out, step.party.leaves);
-        put_int(out, step.reason as i64);
+        let (seq, sub) = (self.now.seq, self.next_sub());
+        self.orders.add(|row| {
+            row.array(11);
+            row.ints([seq, sub, step.kind as i64, step.party.order_id]);
+            row.text(step.party.account);
+            row.text(step.party.client_id);
+            row.ints([step.side as i64, step.price, step.quantity, step.party.leaves, step.reason as i64]);
+        });
     }
 
     /// A trading state that was entered.
-    pub fn state(&mut self, instrument: u16, state: State, actor: &[u8]) {
-        Self::row(self.now, &mut self.sub, &mut self.states, 5);
-        self.put_state(instrument, state, actor);
-    }
-
-    fn put_state(&mut self, instrument: u16, state: State, actor: &[u8]) {
-        let out = &mut self.states.bytes;
-        put_unsigned(out, u64::from(instrument));
-        put_int(out, state as i64);
-        put_text(out, actor);
+    pub fn state(&mut self, instrument: u16, state: State, actor: &Actor) {
+        let (seq, sub) = (self.now.seq, self.next_sub());
+        self.states.add(|row| {
+            row.array(5);
+            row.ints([seq, sub, i64::from(instrument), state as i64]);
+            row.text(actor);
+        });
     }
 
     /// A state row of an image.
     pub fn image_state(&mut self, seq: i64, instrument: u16, state: State) {
-        let out = self.states.row(5);
-        put_int(out, seq);
-        put_int(out, 0);
-        self.put_state(instrument, state, b"");
+        self.begin(Moment { seq, ..self.now });
+        self.state(instrument, state, &Actor::new(b""));
     }
 
     /// A level as it stands.
     #[inline]
     pub fn level(&mut self, level: &LevelNow) {
-        let out = self.levels.row(5);
-        put_unsigned(out, u64::from(level.instrument));
-        put_int(out, level.side as i64);
-        put_int(out, level.price);
-        put_int(out, level.quantity);
-        put_unsigned(out, u64::from(level.orders));
+        self.levels.add(|row| {
+            row.array(5);
+            row.ints([i64::from(level.instrument), level.side as i64, level.price, level.quantity]);
+            row.int(i64::from(level.orders));
+        });
     }
 
     /// A holding as it stands.
     #[inline]
-    pub fn position(&mut self, account: &[u8], holding: &Holding) {
-        let out = self.positions.row(5);
-        put_text(out, account);
-        put_unsigned(out, u64::from(holding.instrument));
-        put_int(out, holding.position);
-        put_int(out, holding.open[Side::Buy as usize]);
-        put_int(out, holding.open[Side::Sell as usize]);
+    pub fn position(&mut self, account: &AccountName, holding: &Holding) {
+        self.positions.add(|row| {
+            row.array(5);
+            row.text(account);
+            row.ints([i64::from(holding.instrument), holding.position, holding.open[0], holding.open[1]]);
+        });
     }
 
+    /// Appends the event frame to the outcome and empties the sections.
     fn put_frame(&mut self, epoch: i64, first_seq: i64, last_seq: i64, ts_ns: i64) {
-        let out = &mut self.bytes;
-        put_array(out, 10);
-        put_int(out, 1);
-        for number in [epoch, first_seq, last_seq, ts_ns] {
-            put_int(out, number);
-        }
+        let mut tape = Tape::new();
+        tape.write(|row| {
+            row.array(10);
+            row.ints([FRAME_TAG, epoch, first_seq, last_seq, ts_ns]);
+        });
+        self.bytes.extend_from_slice(tape.get());
         for section in [&mut self.trades, &mut self.levels, &mut self.positions, &mut self.orders, &mut self.states] {
-            section.move_to(out);
+            tape.clear();
+            tape.array(section.count);
+            self.bytes.extend_from_slice(tape.get());
+            self.bytes.extend_from_slice(section.tape.get());
+            section.tape.clear();
+            section.count = 0;
         }
     }
 
@@ -309,7 +283,8 @@ impl Outcome {
         for end in self.reply_ends.drain(..) {
             self.bytes.extend_from_slice(&end.to_le_bytes());
         }
-        self.bytes.append(&mut self.replies);
+        self.bytes.extend_from_slice(self.replies.get());
+        self.replies.clear();
         let frame_at = self.bytes.len();
         self.put_frame(self.now.epoch, first_seq, self.now.seq, self.now.ts_ns);
         let frame_bytes = u32::try_from(self.bytes.len() - frame_at).expect("outcome: a frame beyond 4 GiB");
@@ -324,13 +299,18 @@ impl Outcome {
     }
 }
 
+/// What every reply starts with.
+#[inline(always)]
+fn put_reply(row: &mut Row<'_>, elements: usize, tag: i64, at: Moment) {
+    row.array(elements);
+    row.ints([tag, at.epoch, at.seq, at.ts_ns]);
+}
+
 /// Appends the fills of an answer.
-pub fn put_fills<'f>(out: &mut Vec<u8>, fills: impl Iterator<Item = &'f Fill> + Clone) {
-    put_array(out, fills.clone().count());
+#[inline]
+pub fn put_fills<'f>(out: &mut Tape, fills: impl Iterator<Item = &'f Fill> + Clone) {
+    out.array(fills.clone().count());
     for fill in fills {
-        put_array(out, 3);
-        put_int(out, fill.trade_id);
-        put_int(out, fill.price);
-        put_int(out, fill.quantity);
+        out.array_of([fill.trade_id, fill.price, fill.quantity]);
     }
 }

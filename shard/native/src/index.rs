@@ -43,6 +43,13 @@ impl Index {
         self.segment(hash).find(hash >> 32, is_it)
     }
 
+    /// Fetches the memory in which a look-up under `hash` will start; what it returns means nothing.
+    #[inline]
+    pub fn touch(&self, hash: u64) -> u64 {
+        let segment = self.segment(hash);
+        segment.cells[segment.home(hash >> 32)]
+    }
+
     /// Adds a slot that is not in the index yet.
     #[inline]
     pub fn insert(&mut self, hash: u64, slot: u32) {

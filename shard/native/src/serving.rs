@@ -2,9 +2,10 @@
 
 use crate::command::{Rules, Target};
 use crate::domain::{
-    ALL_INSTRUMENTS, Broken, COUNTER_BITS, Kind, Op, OrderEvent, Reject, SUM_MAX, Side, State, Status, TimeInForce,
+    ALL_INSTRUMENTS, Actor, Broken, COUNTER_BITS, Kind, Op, OrderEvent, Reject, SUM_MAX, Side, State, Status,
+    TimeInForce,
 };
-use crate::engine::{Engine, Stop};
+use crate::engine::{Engine, Hashes, Stop};
 use crate::events::Info;
 use crate::instrument::Instrument;
 use crate::window::{Answer, Fate, NewEntry};
@@ -49,7 +50,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn mass_cancel(&mut self, account: &[u8], instrument: i64) {
+    pub(crate) fn mass_cancel(&mut self, account: &[u8], instrument: i64, hashes: Hashes) {
         let covered = match self.covered(instrument) {
             Ok(covered) => covered,
             Err(broken) => return self.refuse(broken, 0),
@@ -57,13 +58,15 @@ impl Engine {
         let orders = if account.is_empty() {
             covered.iter().flat_map(|&index| self.all_orders(self.instruments.at(index), None)).collect()
         } else {
-            self.accounts.find(account).map_or_else(Vec::new, |account| self.own_orders(account, instrument))
+            self.accounts
+                .find(account, hashes.account)
+                .map_or_else(Vec::new, |account| self.own_orders(account, instrument))
         };
         self.sweep(&orders, OrderEvent::Cancelled, Reject::MassCancel);
         self.outcome.swept(orders.len());
     }
 
-    pub(crate) fn set_state(&mut self, instrument: i64, state: State, actor: &[u8]) {
+    pub(crate) fn set_state(&mut self, instrument: i64, state: State, actor: &Actor) {
         let covered = match self.covered(instrument) {
             Ok(covered) => covered,
             Err(broken) => return self.refuse(broken, 0),
@@ -87,7 +90,7 @@ impl Engine {
         match self.instruments.get(index) {
             None => {
                 self.instruments.add(Instrument::new(index, rules));
-                self.outcome.state(index, State::Open, b"");
+                self.outcome.state(index, State::Open, &Actor::new(b""));
             }
             Some(known) if known.rules.symbol.get() == rules.symbol.get() => {
                 self.instruments.at_mut(index).rules = rules;
@@ -97,8 +100,8 @@ impl Engine {
         self.outcome.done();
     }
 
-    pub(crate) fn set_position_limit(&mut self, account: &[u8], instrument: u16, limit: i64) {
-        let known = self.covered(i64::from(instrument)).and_then(|_| self.intern(account));
+    pub(crate) fn set_position_limit(&mut self, account: &[u8], instrument: u16, limit: i64, hashes: Hashes) {
+        let known = self.covered(i64::from(instrument)).and_then(|_| self.intern(account, hashes));
         match known {
             Ok(account) => {
                 let holding = self.accounts.make_holding(account, instrument);
@@ -136,14 +139,14 @@ impl Engine {
         }
     }
 
-    pub(crate) fn query_order(&mut self, target: &Target<'_>) {
+    pub(crate) fn query_order(&mut self, target: &Target<'_>, hashes: Hashes) {
         let named = target.instrument == ALL_INSTRUMENTS && target.order_id != 0;
         let covered = match self.covered(target.instrument) {
             Ok(_) if named => vec![(target.order_id >> COUNTER_BITS) as u16],
             Ok(covered) => covered,
             Err(broken) => return self.refuse(broken, target.order_id),
         };
-        let account = self.accounts.find(target.account);
+        let account = self.accounts.find(target.account, hashes.account);
         let mut found = None;
         if let Some(account) = account {
             found = covered.into_iter().find_map(|index| self.find(account, index, target));
@@ -154,11 +157,18 @@ impl Engine {
         }
     }
 
-    pub(crate) fn query_open(&mut self, account: &[u8], instrument: i64, after_order_id: i64, limit: usize) {
+    pub(crate) fn query_open(
+        &mut self,
+        account: &[u8],
+        instrument: i64,
+        after_order_id: i64,
+        limit: usize,
+        hashes: Hashes,
+    ) {
         if let Err(broken) = self.covered(instrument) {
             return self.refuse(broken, 0);
         }
-        let account = self.accounts.find(account);
+        let account = self.accounts.find(account, hashes.account);
         let mut orders = account.map_or_else(Vec::new, |account| self.own_orders(account, instrument));
         orders.drain(..orders.partition_point(|&order| self.order_id(order) <= after_order_id));
         let more = orders.len() > limit;
@@ -167,8 +177,8 @@ impl Engine {
         self.outcome.open_orders(infos, more);
     }
 
-    pub(crate) fn resolve(&mut self, account: &[u8], instrument: u16, client_id: &[u8]) {
-        let known = self.covered(i64::from(instrument)).and_then(|_| self.intern(account));
+    pub(crate) fn resolve(&mut self, account: &[u8], instrument: u16, client_id: &[u8], hashes: Hashes) {
+        let known = self.covered(i64::from(instrument)).and_then(|_| self.intern(account, hashes));
         let account = match known {
             Ok(account) => account,
             Err(broken) => return self.refuse(broken, 0),
@@ -178,6 +188,7 @@ impl Engine {
             account,
             instrument,
             client_id,
+            id_hash: hashes.id,
             hash: 0,
             epoch: self.at.epoch,
             seq: self.at.seq,
@@ -194,8 +205,8 @@ impl Engine {
         }
     }
 
-    pub(crate) fn arm_dead_man(&mut self, account: &[u8], instrument: i64, timeout_ns: i64) {
-        let known = self.covered(instrument).and_then(|_| self.intern(account));
+    pub(crate) fn arm_dead_man(&mut self, account: &[u8], instrument: i64, timeout_ns: i64, hashes: Hashes) {
+        let known = self.covered(instrument).and_then(|_| self.intern(account, hashes));
         match known {
             Ok(account) => {
                 let deadline_ns = self.at.ts_ns.saturating_add(timeout_ns).min(SUM_MAX);
@@ -211,7 +222,7 @@ impl Engine {
 fn info<'e>(orders: &crate::book::Orders, window: &'e crate::window::Window, slot: u32) -> Info<'e> {
     let entry = window.get(slot);
     let order_id = entry.order_id().expect("engine: an entry without an order");
-    let (client_id, instrument, created_ns) = (entry.client_id.get(), entry.instrument, entry.ts_ns);
+    let (client_id, instrument, created_ns) = (&entry.client_id, entry.instrument, entry.ts_ns);
     match entry.fate {
         Fate::Open(slot) => {
             let order = orders.get(slot);

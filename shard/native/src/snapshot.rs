@@ -14,73 +14,71 @@ use crate::events::{Moment, put_fills};
 use crate::instrument::Instrument;
 use crate::pool::NONE;
 use crate::window::{Answer, Entry, Fate, Fill, Memory, NewEntry};
-use crate::wire::{Fault, Reader, put_array, put_int, put_text, put_unsigned};
+use crate::wire::{Fault, Reader, Tape};
 
 const VERSION: i64 = 1;
 
 // --- writing ------------------------------------------------------------------------------------------------------
 
-fn put_ints(out: &mut Vec<u8>, numbers: &[i64]) {
-    numbers.iter().for_each(|&number| put_int(out, number));
-}
-
 impl Engine {
     /// Canonical state. O(state).
     pub fn snapshot(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        put_array(&mut out, 12);
-        put_ints(&mut out, &[VERSION, self.at.epoch, self.at.seq, self.at.ts_ns, i64::from(self.trail)]);
+        let mut out = Tape::new();
+        out.array(12);
+        out.ints([VERSION, self.at.epoch, self.at.seq, self.at.ts_ns, i64::from(self.trail)]);
         self.put_instruments(&mut out);
         self.put_accounts(&mut out);
         self.put_holdings(&mut out);
         self.put_orders(&mut out);
         self.put_window(&mut out);
-        put_array(&mut out, self.dead_men.iter().len());
+        out.array(self.dead_men.iter().len());
         for (account, instrument, deadline_ns) in self.dead_men.iter() {
-            put_array(&mut out, 3);
-            put_ints(&mut out, &[i64::from(account), instrument, deadline_ns]);
+            out.array_of([i64::from(account), instrument, deadline_ns]);
         }
-        put_int(&mut out, i64::from(self.cursor));
-        out
+        out.ints([i64::from(self.cursor)]);
+        out.into_bytes()
     }
 
-    fn put_instruments(&self, out: &mut Vec<u8>) {
-        put_array(out, self.instruments.iter().count());
+    fn put_instruments(&self, out: &mut Tape) {
+        out.array(self.instruments.iter().count());
         for instrument in self.instruments.iter() {
             let rules = &instrument.rules;
-            put_array(out, 15);
-            put_int(out, i64::from(instrument.index));
-            put_text(out, rules.symbol.get());
-            put_ints(out, &[rules.tick, rules.lot, rules.quantity_min, rules.quantity_max]);
-            put_ints(out, &[rules.price_min, rules.price_max, rules.collar_bps, rules.reference_price]);
-            put_ints(out, &[rules.position_limit, instrument.state as i64, instrument.last_price]);
-            put_ints(out, &[instrument.orders_counter, instrument.trades_counter]);
+            out.write(|row| {
+                row.array(15);
+                row.int(i64::from(instrument.index));
+                row.text(&rules.symbol);
+                row.ints([rules.tick, rules.lot, rules.quantity_min, rules.quantity_max]);
+                row.ints([rules.price_min, rules.price_max, rules.collar_bps, rules.reference_price]);
+                row.ints([rules.position_limit, instrument.state as i64, instrument.last_price]);
+                row.ints([instrument.orders_counter, instrument.trades_counter]);
+            });
         }
     }
 
-    fn put_accounts(&self, out: &mut Vec<u8>) {
-        put_array(out, self.accounts.count());
+    fn put_accounts(&self, out: &mut Tape) {
+        out.array(self.accounts.count());
         for account in 0..self.accounts.count() as u32 {
-            put_array(out, 2);
-            put_text(out, self.accounts.name(account));
-            put_int(out, self.window.bound_ns(account));
+            out.write(|row| {
+                row.array(2);
+                row.text(self.accounts.name(account));
+                row.int(self.window.bound_ns(account));
+            });
         }
     }
 
-    fn put_holdings(&self, out: &mut Vec<u8>) {
+    fn put_holdings(&self, out: &mut Tape) {
         let all = (0..self.accounts.count() as u32).flat_map(|account| self.accounts.holdings_of(account));
         let all = all.map(|(_, slot)| self.accounts.holding(slot));
         let telling: Vec<_> = all.filter(|holding| holding.position != 0 || holding.limit != -1).collect();
-        put_array(out, telling.len());
+        out.array(telling.len());
         for holding in telling {
-            put_array(out, 4);
             let (account, instrument) = (i64::from(holding.account), i64::from(holding.instrument));
-            put_ints(out, &[account, instrument, holding.position, holding.limit]);
+            out.array_of([account, instrument, holding.position, holding.limit]);
         }
     }
 
-    fn put_orders(&self, out: &mut Vec<u8>) {
-        put_array(out, self.orders.count());
+    fn put_orders(&self, out: &mut Tape) {
+        out.array(self.orders.count());
         for instrument in self.instruments.iter() {
             for side in [Side::Buy, Side::Sell] {
                 for level in instrument.book.levels(side) {
@@ -90,47 +88,50 @@ impl Engine {
         }
     }
 
-    fn put_order(&self, out: &mut Vec<u8>, slot: u32) {
+    fn put_order(&self, out: &mut Tape, slot: u32) {
         let order = self.orders.get(slot);
         let entry = self.window.get(order.entry);
-        put_array(out, 12);
-        put_int(out, self.order_id(slot));
-        put_int(out, i64::from(order.account));
-        put_text(out, entry.client_id.get());
-        put_ints(out, &[order.side as i64, order.time_in_force as i64, i64::from(order.flags)]);
-        put_ints(out, &[order.self_trade as i64, self.orders.price(slot), order.quantity, order.leaves]);
-        put_ints(out, &[entry.ts_ns, order.expire_ns]);
+        out.write(|row| {
+            row.array(12);
+            row.ints([self.order_id(slot), i64::from(order.account)]);
+            row.text(&entry.client_id);
+            row.ints([order.side as i64, order.time_in_force as i64, i64::from(order.flags)]);
+            row.ints([order.self_trade as i64, self.orders.price(slot), order.quantity, order.leaves]);
+            row.ints([entry.ts_ns, order.expire_ns]);
+        });
     }
 
-    fn put_window(&self, out: &mut Vec<u8>) {
-        put_array(out, self.window.count());
+    fn put_window(&self, out: &mut Tape) {
+        out.array(self.window.count());
         for account in 0..self.accounts.count() as u32 {
             self.window.of_account(account).for_each(|slot| self.put_entry(out, slot));
         }
     }
 
-    fn put_entry(&self, out: &mut Vec<u8>, slot: u32) {
+    fn put_entry(&self, out: &mut Tape, slot: u32) {
         let entry = self.window.get(slot);
-        put_array(out, 19);
-        put_ints(out, &[i64::from(entry.account), entry.op as i64, i64::from(entry.instrument)]);
-        put_text(out, entry.client_id.get());
-        put_unsigned(out, entry.hash);
-        put_ints(out, &[i64::from(entry.epoch), entry.seq, entry.ts_ns, entry.client_ns]);
-        match entry.answer {
-            Answer::Executed { order_id, status, reason, filled, remaining } => {
-                put_ints(out, &[0, 0, 0, order_id, status as i64, reason as i64, filled, remaining]);
-            }
-            Answer::Rejected { code, value, bound, order_id } => {
-                put_ints(out, &[code as i64, value, bound, order_id, 0, 0, 0, 0]);
-            }
-        }
+        out.write(|row| {
+            row.array(19);
+            row.ints([i64::from(entry.account), entry.op as i64, i64::from(entry.instrument)]);
+            row.text(&entry.client_id);
+            row.unsigned(entry.hash);
+            row.ints([i64::from(entry.epoch), entry.seq, entry.ts_ns, entry.client_ns]);
+            row.ints(match entry.answer {
+                Answer::Executed { order_id, status, reason, filled, remaining } => {
+                    [0, 0, 0, order_id, status as i64, reason as i64, filled, remaining]
+                }
+                Answer::Rejected { code, value, bound, order_id } => [code as i64, value, bound, order_id, 0, 0, 0, 0],
+            });
+        });
         put_fills(out, self.window.fills(slot));
-        let Fate::Ended(memory) = entry.fate else { return put_array(out, 0) };
+        let Fate::Ended(memory) = entry.fate else { return out.array(0) };
         let memory = self.window.memory(memory);
-        put_array(out, 12);
-        put_ints(out, &[memory.side as i64, memory.kind as i64, memory.time_in_force as i64, i64::from(memory.flags)]);
-        put_ints(out, &[memory.self_trade as i64, memory.price, memory.quantity, memory.filled]);
-        put_ints(out, &[memory.status as i64, memory.reason as i64, entry.ts_ns, memory.expire_ns]);
+        out.write(|row| {
+            row.array(12);
+            row.ints([memory.side as i64, memory.kind as i64, memory.time_in_force as i64, i64::from(memory.flags)]);
+            row.ints([memory.self_trade as i64, memory.price, memory.quantity, memory.filled]);
+            row.ints([memory.status as i64, memory.reason as i64, entry.ts_ns, memory.expire_ns]);
+        });
     }
 }
 
@@ -242,9 +243,10 @@ impl Engine {
 
     fn read_account(&mut self, fields: &mut Fields<'_>) -> Result<(), Fault> {
         let name = fields.text("name", &ACCOUNT)?;
-        demand(self.accounts.find(name).is_none(), "name is there already")?;
-        demand(self.accounts.add(name).is_some(), "more than accounts_max")?;
-        self.window.add_account(fields.within("bound_ns", 0, SUM_MAX)?);
+        let hash = self.accounts.hash(name);
+        demand(self.accounts.find(name, hash).is_none(), "name is there already")?;
+        demand(self.accounts.add(name, hash).is_some(), "more than accounts_max")?;
+        self.window.add_account(hash, fields.within("bound_ns", 0, SUM_MAX)?);
         Ok(())
     }
 
@@ -285,9 +287,21 @@ impl Engine {
         let seq = fields.within("seq", 1, self.at.seq)?;
         let ts_ns = fields.within("ts_ns", 0, self.at.ts_ns)?;
         let client_ns = fields.within("client_ns", 0, SUM_MAX)?;
-        demand(self.window.find(account, instrument, client_id).is_none(), "is there already")?;
-        demand(self.window.has_room(account), "more than ids_max or ids_per_account_max")?;
-        let slot = self.window.add(NewEntry { op, account, instrument, client_id, hash, epoch, seq, ts_ns, client_ns });
+        let id_hash = self.window.hash_of(account, instrument, client_id);
+        demand(self.window.find(account, instrument, client_id, id_hash).is_none(), "is there already")?;
+        demand(self.window.count() < self.config.window.ids_max, "more than ids_max")?;
+        let slot = self.window.add(NewEntry {
+            op,
+            account,
+            instrument,
+            client_id,
+            id_hash,
+            hash,
+            epoch,
+            seq,
+            ts_ns,
+            client_ns,
+        });
 
         let answer = self.read_answer(fields, op, instrument)?;
         let mut fills = Vec::new();
@@ -341,7 +355,9 @@ impl Engine {
         let price = fields.within("price", 0, AMOUNT_MAX)?;
         let quantity = fields.within("quantity", 0, SUM_MAX)?;
         let filled = fields.within("filled", 0, quantity)?;
-        let final_ = |number| Status::of(number).filter(|&status| status as u8 >= Status::Filled as u8);
+        let final_ = |number| {
+            Status::of(number).filter(|status| matches!(status, Status::Filled | Status::Canceled | Status::Expired))
+        };
         let status = fields.word("status", final_)?;
         let reason = fields.word("reason", Reject::of)?;
         fields.within("created_ns", ts_ns, ts_ns)?;

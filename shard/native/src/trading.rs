@@ -3,7 +3,7 @@
 use crate::book::NewOrder;
 use crate::command::Submit;
 use crate::domain::{Broken, ClientId, Kind, Op, OrderEvent, POST_ONLY, Reject, SelfTrade, Side, Status, TimeInForce};
-use crate::engine::{Engine, Stop};
+use crate::engine::{Engine, Hashes, Rejected, Stop};
 use crate::events::{Party, Step};
 use crate::pool::NONE;
 use crate::window::{Answer, Fill, Memory, NewEntry};
@@ -50,12 +50,12 @@ fn any_price(side: Side) -> i64 {
 
 impl Engine {
     #[inline]
-    pub(crate) fn submit(&mut self, submit: &Submit<'_>) {
+    pub(crate) fn submit(&mut self, submit: &Submit<'_>, hashes: Hashes) {
         let index = submit.instrument;
         if self.instruments.get(index).is_none() {
             return self.refuse(Broken::new(Reject::UnknownInstrument, i64::from(index), 0), 0);
         }
-        let account = match self.intern(submit.account) {
+        let account = match self.intern(submit.account, hashes) {
             Ok(account) => account,
             Err(broken) => return self.reject_submit(submit, None, broken),
         };
@@ -64,6 +64,7 @@ impl Engine {
             account,
             instrument: index,
             client_id: submit.request.client_id,
+            id_hash: hashes.id,
             hash: submit.hash(),
             epoch: self.at.epoch,
             seq: self.at.seq,
@@ -85,7 +86,9 @@ impl Engine {
 
     #[cold]
     fn reject_submit(&mut self, submit: &Submit<'_>, entry: Option<u32>, broken: Broken) {
-        self.reject_submit_row(broken.code, submit);
+        let &Submit { account, side, price, quantity, .. } = submit;
+        let (code, client_id, order_id) = (broken.code, submit.request.client_id, 0);
+        self.reject_row(&Rejected { code, account, client_id, order_id, side, price, quantity });
         self.answer(entry, Answer::rejected(broken, 0));
     }
 
@@ -240,13 +243,13 @@ impl Engine {
         let made = Party {
             order_id: entry.order_id().expect("engine: an open order whose entry holds none"),
             account: self.accounts.name(resting.account),
-            client_id: entry.client_id.get(),
+            client_id: &entry.client_id,
             leaves,
         };
         let took = Party {
             order_id: taker.order_id,
             account: self.accounts.name(taker.account),
-            client_id: taker.client_id.get(),
+            client_id: &taker.client_id,
             leaves: taker.leaves,
         };
         self.outcome.trade(fill, taker.side, took, made);
@@ -429,7 +432,7 @@ impl Engine {
     #[inline]
     pub(crate) fn taker_row(&mut self, kind: OrderEvent, taker: &Taker, quantity: i64, leaves: i64, reason: Reject) {
         let account = self.accounts.name(taker.account);
-        let party = Party { order_id: taker.order_id, account, client_id: taker.client_id.get(), leaves };
+        let party = Party { order_id: taker.order_id, account, client_id: &taker.client_id, leaves };
         self.outcome.step(&Step { kind, party, side: taker.side, price: taker.price, quantity, reason });
     }
 
@@ -439,7 +442,7 @@ impl Engine {
         let party = Party {
             order_id: self.order_id(order),
             account: self.accounts.name(of.account),
-            client_id: self.window.get(of.entry).client_id.get(),
+            client_id: &self.window.get(of.entry).client_id,
             leaves,
         };
         self.outcome.step(&Step { kind, party, side: of.side, price: self.orders.price(order), quantity, reason });

@@ -66,6 +66,7 @@ pub enum Fate {
 #[repr(align(64))]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Entry {
+    /// The hash of the request.
     pub hash: u64,
     pub seq: i64,
     pub ts_ns: i64,
@@ -100,6 +101,9 @@ pub struct NewEntry<'a> {
     pub account: u32,
     pub instrument: u16,
     pub client_id: &'a [u8],
+    /// The hash of the client order id, by which the entry is found.
+    pub id_hash: u64,
+    /// The hash of the request, by which it is told from another (PROTOCOL 1.2).
     pub hash: u64,
     pub epoch: i64,
     pub seq: i64,
@@ -121,6 +125,7 @@ struct Own {
     entries: usize,
     /// Entries whose order is open.
     open: usize,
+    account_hash: u64,
     /// The greatest instant that an evicted entry stood for.
     bound_ns: i64,
 }
@@ -162,8 +167,8 @@ impl Window {
     }
 
     /// Makes room for the account with the next index.
-    pub fn add_account(&mut self, bound_ns: i64) {
-        self.owns.push(Own { oldest: NONE, newest: NONE, entries: 0, open: 0, bound_ns });
+    pub fn add_account(&mut self, account_hash: u64, bound_ns: i64) {
+        self.owns.push(Own { oldest: NONE, newest: NONE, entries: 0, open: 0, account_hash, bound_ns });
     }
 
     /// The greatest instant that an evicted entry of the account stood for.
@@ -187,18 +192,32 @@ impl Window {
         &self.memories[memory]
     }
 
+    /// The hash of a client order id, of an account known or not.
     #[inline]
-    fn name_hash(&self, account: u32, instrument: u16, client_id: &[u8]) -> u64 {
+    pub fn hash(&self, account_hash: u64, instrument: u16, client_id: &[u8]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        hasher.write_u64(u64::from(account) << 16 | u64::from(instrument));
+        hasher.write_u64(account_hash);
+        hasher.write_u16(instrument);
         hasher.write(client_id);
         hasher.finish()
     }
 
-    /// The entry under a client order id.
+    /// The hash of a client order id of a known account.
     #[inline]
-    pub fn find(&self, account: u32, instrument: u16, client_id: &[u8]) -> Option<u32> {
-        self.by_name.find(self.name_hash(account, instrument, client_id), |entry| {
+    pub fn hash_of(&self, account: u32, instrument: u16, client_id: &[u8]) -> u64 {
+        self.hash(self.owns[account as usize].account_hash, instrument, client_id)
+    }
+
+    /// Fetches what a look-up under `hash` will need first; what it returns means nothing.
+    #[inline]
+    pub fn touch(&self, hash: u64) -> u64 {
+        self.by_name.touch(hash)
+    }
+
+    /// The entry under a client order id, by the hash of that.
+    #[inline]
+    pub fn find(&self, account: u32, instrument: u16, client_id: &[u8], hash: u64) -> Option<u32> {
+        self.by_name.find(hash, |entry| {
             let entry = &self.entries[entry];
             entry.account == account && entry.instrument == instrument && entry.client_id.get() == client_id
         })
@@ -251,7 +270,7 @@ impl Window {
         }
         own.entries -= 1;
         own.bound_ns = own.bound_ns.max(client_ns).max(ts_ns);
-        self.by_name.remove(self.name_hash(account, instrument, client_id.get()), slot);
+        self.by_name.remove(self.hash_of(account, instrument, client_id.get()), slot);
         if let Some(order_id) = self.entries[slot].order_id() {
             self.by_order_id.remove(order_id);
         }
@@ -300,7 +319,7 @@ impl Window {
             op: new.op,
             client_id: ClientId::new(new.client_id),
         });
-        self.by_name.insert(self.name_hash(new.account, new.instrument, new.client_id), entry);
+        self.by_name.insert(new.id_hash, entry);
         let own = &mut self.owns[new.account as usize];
         own.entries += 1;
         match own.newest {

@@ -3,6 +3,11 @@
 //! The writer always uses the shortest form, unsigned where a number is not negative: two engines agree to the byte.
 //! The reader takes any valid form, checks every bound and never allocates.
 
+use crate::domain::Text;
+
+const FALSE: u8 = 0xc2;
+const TRUE: u8 = 0xc3;
+
 /// Why bytes were refused: subject, rule, offending value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault(pub String);
@@ -144,77 +149,187 @@ fn unexpected(wanted: &str, head: u8) -> Fault {
     Fault::new(format!("a value that starts with byte {head:#04x} is not {wanted}"))
 }
 
-/// Appends an integer.
-#[inline]
-pub fn put_int(out: &mut Vec<u8>, number: i64) {
-    if number >= 0 {
-        return put_unsigned(out, number as u64);
+/// Encoded values, one after the other. It grows and is used again and again; after the first records it never allocates.
+pub struct Tape {
+    /// All of it is initialised; only the first `length` bytes count.
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Tape {
+    /// An empty tape.
+    pub fn new() -> Self {
+        Self { bytes: Vec::new(), length: 0 }
     }
-    match number {
-        -0x20.. => out.push(number as u8),
-        -0x80.. => out.extend_from_slice(&[0xd0, number as u8]),
-        -0x8000.. => put_headed(out, 0xd1, (number as i16).to_be_bytes()),
-        -0x8000_0000.. => put_headed(out, 0xd2, (number as i32).to_be_bytes()),
-        _ => put_headed(out, 0xd3, number.to_be_bytes()),
+
+    /// What was written.
+    #[inline]
+    pub fn get(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// What was written, for good.
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.bytes.truncate(self.length);
+        self.bytes
+    }
+
+    /// Forgets what was written.
+    pub fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Appends the values that `write` writes: at most as many bytes as the longest row has.
+    #[inline(always)]
+    pub fn write(&mut self, write: impl FnOnce(&mut Row<'_>)) {
+        if self.bytes.len() < self.length + Row::BYTES_MAX {
+            self.grow();
+        }
+        let bytes = self.bytes[self.length..].first_chunk_mut().expect("tape: it has just grown");
+        let mut row = Row { bytes, length: 0 };
+        write(&mut row);
+        self.length += row.length;
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.bytes.resize((self.bytes.len() * 2).max(4 * Row::BYTES_MAX), 0);
+    }
+
+    /// Appends integers.
+    #[inline(always)]
+    pub fn ints<const N: usize>(&mut self, numbers: [i64; N]) {
+        self.write(|row| row.ints(numbers));
+    }
+
+    /// Appends the head of an array of `count` elements, which must follow.
+    pub fn array(&mut self, count: usize) {
+        self.write(|row| row.array(count));
+    }
+
+    /// Appends an array of integers.
+    #[inline(always)]
+    pub fn array_of<const N: usize>(&mut self, numbers: [i64; N]) {
+        self.write(|row| {
+            row.array(N);
+            row.ints(numbers);
+        });
     }
 }
 
-/// Appends an integer that is not negative.
-#[inline]
-pub fn put_unsigned(out: &mut Vec<u8>, number: u64) {
-    match number {
-        0..=0x7f => out.push(number as u8),
-        0x80..=0xff => out.extend_from_slice(&[0xcc, number as u8]),
-        0x100..=0xffff => put_headed(out, 0xcd, (number as u16).to_be_bytes()),
-        0x1_0000..=0xffff_ffff => put_headed(out, 0xce, (number as u32).to_be_bytes()),
-        _ => put_headed(out, 0xcf, number.to_be_bytes()),
+/// Where a tape is written. Numbers and texts are copied at their full width and only the length tells what counts, so
+/// nothing is copied by a loop. What does not fit is our own mistake and panics.
+pub struct Row<'t> {
+    bytes: &'t mut [u8; Row::BYTES_MAX],
+    length: usize,
+}
+
+impl Row<'_> {
+    /// The longest row is that of a trade: ten integers, two accounts and two client order ids, 235 bytes; a text is
+    /// copied with up to 36 bytes behind it.
+    const BYTES_MAX: usize = 288;
+
+    #[inline(always)]
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.length] = byte;
+        self.length += 1;
     }
-}
 
-/// Appends a truth value.
-#[inline]
-pub fn put_bool(out: &mut Vec<u8>, truth: bool) {
-    out.push(if truth { 0xc3 } else { 0xc2 });
-}
+    /// A head, and the last `size` bytes of a number.
+    #[inline(always)]
+    fn headed(&mut self, head: u8, number: u64, size: usize) {
+        self.byte(head);
+        self.bytes[self.length..self.length + 8].copy_from_slice(&(number << (64 - 8 * size)).to_be_bytes());
+        self.length += size;
+    }
 
-/// Appends a text of at most 65,535 bytes.
-#[inline]
-pub fn put_text(out: &mut Vec<u8>, text: &[u8]) {
-    match text.len() {
-        length @ 0..=31 => out.push(0xa0 | length as u8),
-        length @ 32..=255 => out.extend_from_slice(&[0xd9, length as u8]),
-        length => {
-            put_headed(out, 0xda, u16::try_from(length).expect("text: longer than any rule allows").to_be_bytes())
+    /// Appends an integer.
+    #[inline(always)]
+    pub fn int(&mut self, number: i64) {
+        match number {
+            -0x20..=0x7f => self.byte(number as u8),
+            0x80.. => self.wide(number as u64),
+            _ => self.negative(number),
         }
     }
-    out.extend_from_slice(text);
-}
 
-/// Appends the head of an array of `count` elements, which must follow.
-#[inline]
-pub fn put_array(out: &mut Vec<u8>, count: usize) {
-    match count {
-        0..=15 => out.push(0x90 | count as u8),
-        16..=0xffff => put_headed(out, 0xdc, (count as u16).to_be_bytes()),
-        _ => put_headed(out, 0xdd, u32::try_from(count).expect("array: more than 2^32 elements").to_be_bytes()),
+    /// Appends an integer that is not negative.
+    pub fn unsigned(&mut self, number: u64) {
+        match number {
+            0..=0x7f => self.byte(number as u8),
+            _ => self.wide(number),
+        }
     }
-}
 
-#[inline]
-fn put_headed<const N: usize>(out: &mut Vec<u8>, head: u8, body: [u8; N]) {
-    let mut bytes = [head; 9];
-    bytes[1..=N].copy_from_slice(&body);
-    out.extend_from_slice(&bytes[..=N]);
+    #[inline(always)]
+    fn wide(&mut self, number: u64) {
+        let (head, size) = match number {
+            0..=0xff => (0xcc, 1),
+            0x100..=0xffff => (0xcd, 2),
+            0x1_0000..=0xffff_ffff => (0xce, 4),
+            _ => (0xcf, 8),
+        };
+        self.headed(head, number, size);
+    }
+
+    #[inline(never)]
+    fn negative(&mut self, number: i64) {
+        let (head, size) = match number {
+            -0x80.. => (0xd0, 1),
+            -0x8000.. => (0xd1, 2),
+            -0x8000_0000.. => (0xd2, 4),
+            _ => (0xd3, 8),
+        };
+        self.headed(head, number as u64, size);
+    }
+
+    /// Appends integers.
+    #[inline(always)]
+    pub fn ints<const N: usize>(&mut self, numbers: [i64; N]) {
+        for number in numbers {
+            self.int(number);
+        }
+    }
+
+    /// Appends a truth value.
+    #[inline(always)]
+    pub fn bool(&mut self, truth: bool) {
+        self.byte(if truth { TRUE } else { FALSE });
+    }
+
+    /// Appends a text.
+    #[inline(always)]
+    pub fn text<const MAX: usize>(&mut self, text: &Text<MAX>) {
+        let (length, padded) = text.padded();
+        if length > 31 {
+            self.byte(0xd9);
+            self.byte(length as u8);
+        } else {
+            self.byte(0xa0 | length as u8);
+        }
+        self.bytes[self.length..self.length + MAX].copy_from_slice(padded);
+        self.length += length;
+    }
+
+    /// Appends the head of an array of `count` elements, which must follow.
+    #[inline(always)]
+    pub fn array(&mut self, count: usize) {
+        match count {
+            0..=15 => self.byte(0x90 | count as u8),
+            16..=0xffff => self.headed(0xdc, count as u64, 2),
+            _ => self.headed(0xdd, u64::from(u32::try_from(count).expect("array: more than 2^32 elements")), 4),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn written(number: i64) -> Vec<u8> {
-        let mut out = Vec::new();
-        put_int(&mut out, number);
-        out
+    fn written(write: impl FnOnce(&mut Row<'_>)) -> Vec<u8> {
+        let mut tape = Tape::new();
+        tape.write(write);
+        tape.get().to_vec()
     }
 
     #[test]
@@ -240,19 +355,53 @@ mod tests {
             (i64::MIN, 9),
         ];
         for (number, length) in edges {
-            let bytes = written(number);
+            let bytes = written(|row| row.int(number));
             assert_eq!(bytes.len(), length, "{number}");
             assert_eq!(Reader::new(&bytes).int(), Ok(number));
+        }
+        assert_eq!(Reader::new(&written(|row| row.unsigned(u64::MAX))).unsigned(), Ok(u64::MAX));
+    }
+
+    #[test]
+    fn texts_and_arrays_of_every_length_come_back() {
+        for length in 0..=36 {
+            let text = vec![b'x'; length];
+            let bytes = written(|row| row.text(&Text::<36>::new(&text)));
+            assert_eq!(bytes.len(), length + if length < 32 { 1 } else { 2 });
+            assert_eq!(Reader::new(&bytes).text(), Ok(&text[..]));
+        }
+        for (count, length) in [(0, 1), (15, 1), (16, 3), (65_535, 3), (65_536, 5)] {
+            let mut bytes = written(|row| row.array(count));
+            assert_eq!(bytes.len(), length);
+            bytes.resize(length + count, 0);
+            assert_eq!(Reader::new(&bytes).array(), Ok(count));
+        }
+    }
+
+    #[test]
+    fn a_tape_grows_under_its_rows_and_is_used_again() {
+        let mut tape = Tape::new();
+        for round in 0..3 {
+            for number in 0..10_000 {
+                tape.ints([number, i64::MAX]);
+            }
+            let mut reader = Reader::new(tape.get());
+            for number in 0..10_000 {
+                assert_eq!((reader.int(), reader.int()), (Ok(number), Ok(i64::MAX)), "round {round}");
+            }
+            assert_eq!(reader.finish(), Ok(()));
+            tape.clear();
         }
     }
 
     #[test]
     fn every_cut_of_a_value_is_refused() {
-        let mut bytes = Vec::new();
-        put_array(&mut bytes, 3);
-        put_int(&mut bytes, i64::MIN);
-        put_text(&mut bytes, &[b'a'; 40]);
-        put_unsigned(&mut bytes, u64::MAX);
+        let mut bytes = written(|row| {
+            row.array(3);
+            row.int(i64::MIN);
+            row.text(&Text::<40>::new(&[b'a'; 40]));
+            row.unsigned(u64::MAX);
+        });
         let read = |bytes: &[u8]| {
             let mut reader = Reader::new(bytes);
             reader.array_of(3)?;

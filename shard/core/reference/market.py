@@ -1,16 +1,17 @@
 """All replicated state of the reference engine, and the few operations that keep its indexes in step.
 
-No rule of the market is decided here: that is reference.py. Every change of a level or a holding goes through `rest`,
-`lower` or `move`, so the frame of the record knows what was there before.
+Every change of a level or a holding goes through `rest`, `lower` or `move`, so the frame of the record knows what was
+there before. What may happen is decided elsewhere.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from exchange.domain import OPEN_QUANTITY_MAX, Side, TimeInForce
+from exchange.domain import ALL_INSTRUMENTS, OPEN_QUANTITY_MAX, Side, TimeInForce
 from exchange.messages import EngineConfig
-from shard.core.reference_book import Instrument, Order
-from shard.core.reference_frame import Frame
-from shard.core.reference_window import Entry, Window
+from shard.core.reference.book import Instrument, Order
+from shard.core.reference.frame import Frame
+from shard.core.reference.window import Entry, Window
 
 
 @dataclass(slots=True, eq=False)
@@ -138,3 +139,31 @@ class Market:
         if (account_index, instrument) not in self.frame.holdings_before:
             self.frame.holdings_before[account_index, instrument] = holding.state()
         return holding
+
+    def covers(self, index: int) -> bool:
+        """Whether an index names an instrument that is defined, or all."""
+        return index == ALL_INSTRUMENTS or index in self.instruments
+
+    def covered(self, index: int) -> list[int]:
+        """Defined instruments that an index names, ascending."""
+        return sorted(self.instruments) if index == ALL_INSTRUMENTS else [index]
+
+    def open_orders(self, account: Account, index: int) -> list[Order]:
+        """Open orders of an account in one instrument or all, ascending by id."""
+        covers = account.orders.values()
+        return by_id(order for order in covers if index in (ALL_INSTRUMENTS, order.instrument))
+
+    def find_order(self, account: Account | None, index: int, order_id: int, target_id: str) -> Order | None:
+        """The account's order in one instrument, by its id or by the client order id of its Submit."""
+        if account is None:
+            return None
+        if order_id:
+            order = self.orders.get(order_id)
+            ours = order is not None and order.account_index == account.index and order.instrument == index
+            return order if ours else None
+        entry = account.window.entries.get((index, target_id))
+        return entry.order if entry is not None else None
+
+
+def by_id(orders: Iterable[Order]) -> list[Order]:
+    return sorted(orders, key=lambda order: order.order_id)

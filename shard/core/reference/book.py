@@ -10,8 +10,13 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from exchange.domain import Kind, Reject, Side, State, Status
+from exchange.domain import Flag, Kind, Reject, Side, State, Status, TimeInForce
 from exchange.messages import DefineInstrument, OrderInfo
+
+POST_ONLY = int(Flag.POST_ONLY)
+"""As a plain int: arithmetic on IntFlag costs as much as a whole rule."""
+RESTING = (TimeInForce.GTC, TimeInForce.DAY, TimeInForce.GTD)
+"""Times in force of orders that may rest in the book."""
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ from zlib import crc32
 import msgspec
 
 from exchange.messages import Executed, Reduce, Rejected, Replace, Submit
-from shard.core.reference_book import Order
+from shard.core.reference.book import Order
 
 SUBMIT, REPLACE, REDUCE, TOMBSTONE = 1, 3, 4, 13
 """Kinds of entry: the tag of the command that made it. The one of Resolve is a tombstone."""

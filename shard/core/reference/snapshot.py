@@ -27,10 +27,10 @@ from exchange.domain import (
 from exchange.messages import DefineInstrument, EngineConfig, Executed, Fill, Rejected, Wire
 from exchange.wire import encode
 from shard.core.commands import ACCOUNT_ALPHABET, CLIENT_ORDER_ID_ALPHABET, NS_MAX, check_command
-from shard.core.reference_book import Instrument, Order
-from shard.core.reference_frame import Frame
-from shard.core.reference_market import Account, Market
-from shard.core.reference_window import REDUCE, REPLACE, SUBMIT, TOMBSTONE, Entry, Window
+from shard.core.reference.book import RESTING, Instrument, Order
+from shard.core.reference.frame import Frame
+from shard.core.reference.market import Account, Market
+from shard.core.reference.window import REDUCE, REPLACE, SUBMIT, TOMBSTONE, Entry, Window
 
 VERSION = 1
 
@@ -169,7 +169,6 @@ class Snapshot(Wire, frozen=True):
 
 _CODES = tuple(int(code) for code in Reject)
 _OPS = (SUBMIT, REPLACE, REDUCE, TOMBSTONE)
-_RESTING = (TimeInForce.GTC, TimeInForce.DAY, TimeInForce.GTD)
 _NO_MEMORY = msgspec.Raw(b"\x90")
 _decode = msgspec.msgpack.Decoder(Snapshot).decode
 _decode_memory = msgspec.msgpack.Decoder(MemoryRow).decode
@@ -306,7 +305,7 @@ def _order_row(order: Order) -> OpenOrderRow:
 def _read_order(market: Market, row: OpenOrderRow) -> None:
     index = _check_order_id(market, row.order_id)
     _check(row.order_id not in market.orders, f"order {row.order_id} stands twice")
-    _check(row.time_in_force in _RESTING, f"order {row.order_id}: time in force {row.time_in_force} does not rest")
+    _check(row.time_in_force in RESTING, f"order {row.order_id}: time in force {row.time_in_force} does not rest")
     _check(row.leaves <= row.quantity, f"order {row.order_id}: leaves {row.leaves} exceed quantity {row.quantity}")
     dated = row.time_in_force == TimeInForce.GTD
     _check((row.expire_ns != 0) == dated, f"order {row.order_id}: expire_ns {row.expire_ns} without GTD or GTD without")

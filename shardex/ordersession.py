@@ -1,0 +1,157 @@
+"""An asyncio client of /ws/orders: compact frames, rows out and replies in. Prices and quantities are units."""
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from urllib.parse import urlencode
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from exchange.domain import Flag, Kind, QuantityBasis, SelfTrade, Side, TimeInForce
+from exchange.errors import Unavailable
+from exchange.messages import Executed, Rejected
+from shardex.client import TIMEOUT_S, Login, Refusal
+
+
+class SubmitRow(msgspec.Struct, array_like=True, tag=1):
+    """Enter an order; the enumerations of exchange.domain. `price` 0 for MARKET."""
+
+    instrument: int
+    side: Side
+    kind: Kind
+    time_in_force: TimeInForce
+    flags: Flag
+    self_trade: SelfTrade
+    price: int
+    quantity: int
+    client_order_id: str
+
+
+class CancelRow(msgspec.Struct, array_like=True, tag=2):
+    """Cancel by order id, or when that is 0 by client order id."""
+
+    instrument: int
+    order_id: int
+    target_id: str
+
+
+class ReplaceRow(msgspec.Struct, array_like=True, tag=3):
+    """Change price and quantity of an order named as in CancelRow."""
+
+    instrument: int
+    order_id: int
+    target_id: str
+    price: int
+    quantity: int
+    basis: QuantityBasis
+
+
+class ReduceRow(msgspec.Struct, array_like=True, tag=4):
+    """Lower the open quantity of an order named as in CancelRow."""
+
+    instrument: int
+    order_id: int
+    target_id: str
+    quantity: int
+
+
+Row = SubmitRow | CancelRow | ReplaceRow | ReduceRow
+
+
+class Denied(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """What the gateway itself says about one row: HTTP status, reason, sentence."""
+
+    http: int
+    reason: str
+    detail: str
+
+
+Reply = Executed | Rejected | Denied
+
+
+class _Answer(msgspec.Struct, array_like=True):
+    id: int | None
+    results: list[Reply]
+    problem: Denied | None = None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_answer = msgspec.msgpack.Decoder(_Answer).decode
+
+
+class OrderSession:
+    """One /ws/orders session with compact frames; use it as an async context.
+
+    Frames reach a shard in the order in which they were posted, and their rows in the order of the frame.
+    """
+
+    def __init__(self, url: str, login: Login) -> None:
+        self._url = url.rstrip("/")
+        self._login = login
+        self._session = aiohttp.ClientSession()
+        self._socket: aiohttp.ClientWebSocketResponse
+        self._reader: asyncio.Task[None]
+        self._waiting: dict[int, asyncio.Future[list[Reply]]] = {}
+        self._last_id = 0
+
+    async def __aenter__(self) -> "OrderSession":
+        path, raw_query = "/ws/orders", urlencode({"user_id": self._login.account})
+        headers = self._login.headers("GET", path, raw_query, b"")
+        url = URL(f"{self._url}{path}?{raw_query}", encoded=True)
+        try:
+            self._socket = await self._session.ws_connect(url, headers=headers, max_msg_size=0)
+        except (aiohttp.ClientError, OSError, TimeoutError) as fault:
+            await self._session.close()
+            raise Unavailable(f"order session {url}: {fault or type(fault).__name__}") from fault
+        self._reader = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self._socket.close()
+        await self._reader
+        await self._session.close()
+
+    async def post(self, rows: Sequence[Row]) -> asyncio.Future[list[Reply]]:
+        """Send a frame; the future has one reply for each row. Unavailable when the session has ended.
+
+        The future raises Refusal when the whole frame was refused, Unavailable when its answer never came.
+        """
+        self._last_id += 1
+        future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        self._waiting[self._last_id] = future
+        try:
+            await self._socket.send_bytes(_encode([self._last_id, rows]))
+        except (aiohttp.ClientError, OSError) as fault:
+            raise Unavailable(f"order session {self._url} has ended: {fault}") from fault
+        return future
+
+    async def send(self, rows: Sequence[Row]) -> list[Reply]:
+        """Send a frame and wait for its answer; raises as `post` and its future do."""
+        return await asyncio.wait_for(await self.post(rows), TIMEOUT_S)
+
+    async def _read(self) -> None:
+        ended = "the session has ended"
+        try:
+            async for received in self._socket:
+                if received.type is aiohttp.WSMsgType.BINARY:
+                    self._take(_decode_answer(received.data))
+        except msgspec.MsgspecError as fault:
+            ended = f"an answer cannot be read: {fault}"
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unavailable(f"order session {self._url}: {ended}"))
+                future.exception()  # whoever gave up waiting need not hear of it again
+        self._waiting.clear()
+
+    def _take(self, answer: _Answer) -> None:
+        future = self._waiting.pop(answer.id or 0, None)
+        if future is None or future.done():
+            return
+        if answer.problem is not None:
+            future.set_exception(Refusal(answer.problem.http, answer.problem.reason, answer.problem.detail))
+        else:
+            future.set_result(answer.results)

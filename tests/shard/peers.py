@@ -1,0 +1,280 @@
+"""Real processes and real sockets around one shard: the daemon itself, a coordinator, a gateway, a feed consumer.
+
+The coordinator here speaks its protocol as a peer that a test can steer: away, back, with any term.
+"""
+
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from exchange import config as configuration
+from exchange import messages as m
+from exchange.clock import monotonic_ns
+from exchange.domain import NS_PER_S, Side
+from exchange.sockets import Dealer, Router, Socket, Subscriber, Waiter
+from exchange.wire import (
+    decode_coordinator_inbound,
+    decode_published,
+    decode_replies,
+    decode_shard_outbound,
+    encode,
+)
+from shard.node_state import NodeState, load_state
+
+PATIENCE_NS = 20 * NS_PER_S
+STEP_MS = 5
+T = TypeVar("T")
+
+
+class Coordinator:
+    """Gives every registration the next term and incarnation."""
+
+    def __init__(self, config: configuration.Config, *, epoch: int = 0) -> None:
+        self.epoch = epoch
+        self.incarnation = 10 * epoch
+        self.map_version = 1
+        self.instruments = config.instrument_list()
+        self.registered: list[m.Register] = []
+        self.beats: list[m.Beat] = []
+        self.socket = Router()
+        self.socket.bind(config.endpoint("control"))
+
+    def pump(self) -> None:
+        """Answer everything that has come."""
+        while (received := self.socket.receive()) is not None:
+            peer, header, _ = received
+            message = decode_coordinator_inbound(header)
+            match message:
+                case m.Register():
+                    self.registered.append(message)
+                    self.epoch += 1
+                    self.incarnation += 1
+                    self.socket.send(peer, encode(m.Registered(self.incarnation, self.epoch)))
+                    self.socket.send(peer, self._map())
+                case m.Beat():
+                    self.beats.append(message)
+                    known = message.incarnation == self.incarnation
+                    self.socket.send(peer, encode(m.BeatSeen(self.map_version, known)))
+                case _:
+                    self.socket.send(peer, self._map())
+
+    def forget(self, epoch: int) -> None:
+        """Know nobody any more, like one with another store; the next term is `epoch` + 1."""
+        self.epoch = epoch
+        self.incarnation += 1
+
+    def _map(self) -> bytes:
+        return encode(m.ShardMap(self.map_version, [], self.instruments))
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Place:
+    """A data directory, a configuration, and what runs there."""
+
+    def __init__(self, root: Path, **journal: int) -> None:
+        self.root = root
+        self.config = configuration.Config(
+            cluster=configuration.Cluster(data=str(root / "data"), run=str(root / "run")),
+            ceilings=configuration.Ceilings(orders_max=50_000, ids_max=100_000),
+            journal=configuration.Journal(**journal),
+            shards=[configuration.Shard(name="s0")],
+            instruments=[configuration.InstrumentEntry(base="BTC"), configuration.InstrumentEntry(base="ETH")],
+        )
+        self.toml = root / "cluster.toml"
+        self.toml.write_text(configuration.render(self.config))
+        self.directory = self.config.shard_directory("s0")
+        self.log = root / "log"
+        for private in (self.config.data, self.config.run):
+            private.mkdir(mode=0o700)
+        self.sockets: list[Socket] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.coordinator: Coordinator | None = None
+
+    def start_coordinator(self, *, epoch: int = 0) -> Coordinator:
+        self.coordinator = Coordinator(self.config, epoch=epoch)
+        self.sockets.append(self.coordinator.socket)
+        return self.coordinator
+
+    def start_shard(self, launcher: list[str] | None = None) -> subprocess.Popen[bytes]:
+        command = [sys.executable, *(launcher or ["-m", "shard"]), "--config", str(self.toml), "--name", "s0"]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(command, stderr=log, stdout=log)
+        self.processes.append(process)
+        return process
+
+    def serve(self) -> subprocess.Popen[bytes]:
+        """Start the shard and wait until it serves."""
+        coordinator = self.coordinator or self.start_coordinator()
+        coordinator.beats.clear()
+        process = self.start_shard()
+        self.until(lambda: any(beat.ready for beat in coordinator.beats))
+        return process
+
+    def until(self, found: Callable[[], T]) -> T:
+        """Wait for something true, answering as coordinator meanwhile."""
+        give_up_ns = monotonic_ns() + PATIENCE_NS
+        waiter = Waiter(*self.sockets)
+        while True:
+            if self.coordinator:
+                self.coordinator.pump()
+            result = found()
+            if result:
+                return result
+            assert monotonic_ns() < give_up_ns, f"waited in vain; the log says:\n{self.log_text()}"
+            waiter.wait(STEP_MS)
+
+    def ended(self, process: subprocess.Popen[bytes]) -> int:
+        """Exit code of a process that is ending."""
+        self.until(lambda: process.poll() is not None)
+        return process.returncode
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+
+    def stop(self, process: subprocess.Popen[bytes]) -> int:
+        process.send_signal(signal.SIGTERM)
+        return self.ended(process)
+
+    def gateway(self, name: str = "g0") -> "Gateway":
+        gateway = Gateway(self, name)
+        self.sockets.append(gateway.socket)
+        return gateway
+
+    def listener(self) -> "Listener":
+        listener = Listener(self)
+        self.sockets.append(listener.socket)
+        return listener
+
+    def log_text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def state(self) -> NodeState:
+        state = load_state(self.directory)
+        assert state is not None
+        return state
+
+    def stat(self, name: str) -> object:
+        """A figure of the next heartbeat."""
+        assert self.coordinator is not None
+        self.coordinator.beats.clear()
+        beats = self.until(lambda: self.coordinator and self.coordinator.beats)
+        assert beats
+        return beats[-1].stats[name]
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                self.kill(process)
+        for socket in self.sockets:
+            socket.close()
+
+
+class Gateway:
+    """Sends batches, collects answers by batch number."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self._place = place
+        self._name = name
+        self._batch = 0
+        self.socket = Dealer(name)
+        self.socket.connect(place.config.endpoint("orders.s0"))
+        self.answers: dict[int, list[m.Reply]] = {}
+        self.refusals: dict[int, m.Refused] = {}
+        self.followed: list[tuple[m.Frames | m.Image, bytes]] = []
+
+    def close(self) -> None:
+        """Drop what was sent and not yet taken."""
+        self._place.sockets.remove(self.socket)
+        self.socket.close()
+
+    def send(self, *commands: m.Command, epoch: int = 0) -> int:
+        self._batch += 1
+        self.socket.send(encode(m.Batch(self._name, 1, self._batch, epoch, len(commands))), encode(list(commands)))
+        return self._batch
+
+    def pump(self) -> None:
+        while (received := self.socket.receive()) is not None:
+            header, payload = received
+            message = decode_shard_outbound(header)
+            match message:
+                case m.Answers():
+                    self.answers[message.batch] = decode_replies(payload)
+                case m.Refused():
+                    self.refusals[message.batch] = message
+                case m.Frames() | m.Image():
+                    self.followed.append((message, payload))
+
+    def said(self, batch: int) -> list[m.Reply] | m.Refused | None:
+        self.pump()
+        return self.answers.get(batch) or self.refusals.get(batch)
+
+    def ask(self, *commands: m.Command, epoch: int = 0) -> list[m.Reply]:
+        """Answers of a batch that must not be refused."""
+        said = self.wait(self.send(*commands, epoch=epoch))
+        assert isinstance(said, list), said
+        return said
+
+    def wait(self, batch: int) -> list[m.Reply] | m.Refused:
+        said = self._place.until(lambda: self.said(batch))
+        assert said is not None
+        return said
+
+    def wait_for_answers(self, count: int) -> None:
+        """Until this many batches are answered."""
+
+        def answered() -> bool:
+            self.pump()
+            return len(self.answers) >= count
+
+        self._place.until(answered)
+
+    def follow(self, after_seq: int) -> tuple[m.Frames | m.Image, bytes]:
+        self.followed.clear()
+        self.socket.send(encode(m.Follow(self._name, after_seq)))
+
+        def answered() -> bool:
+            self.pump()
+            return bool(self.followed)
+
+        self._place.until(answered)
+        return self.followed[0]
+
+
+class Listener:
+    """Hears the committed events."""
+
+    def __init__(self, place: Place) -> None:
+        self.socket = Subscriber()
+        self.socket.connect(place.config.endpoint("events.s0"))
+        self.heard: list[tuple[m.Published, bytes]] = []
+
+    def pump(self) -> list[tuple[m.Published, bytes]]:
+        while (received := self.socket.receive()) is not None:
+            self.heard.append((decode_published(received[0]), received[1]))
+        return self.heard
+
+
+def order(number: int, side: Side = Side.BUY, price: int = 100, *, instrument: int = 0) -> m.Submit:
+    account = "ann" if side is Side.BUY else "bob"
+    return m.Submit(account, f"id-{number}", instrument, side, 0, 0, 0, 1, price, 10)
+
+
+def limit_file_size(process: subprocess.Popen[bytes], size: int) -> None:
+    """Let every write of `process` beyond `size` fail, as on a full disk."""
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
+
+
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """A directory whose name leaves room for ipc paths."""
+    with tempfile.TemporaryDirectory(prefix="sx-") as name:
+        yield Path(name)
