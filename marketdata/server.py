@@ -51,18 +51,19 @@ class MarketData:
         daemon, config = self._daemon, self._daemon.config
         self._questions = Router()
         self._questions.bind(config.endpoint("market"))
-        port = await self._door.open(config.marketdata.host, config.marketdata.port)
+        await self._door.open(config.marketdata.host, config.marketdata.port)
+        address = f"{config.marketdata.host}:{self._door.port}"
         detach = attach(self._questions, self._answer)
         self._feed = Feed(
             f"{daemon.role}:{daemon.name}", on_frame=self._on_frame, on_image=self._on_image, log=daemon.log
         )
         self._link = ControlLink(
             daemon,
-            endpoints={"market": config.endpoint("market"), "feed": f"ws://{config.marketdata.host}:{port}"},
+            endpoints={"market": config.endpoint("market"), "feed": f"ws://{address}"},
             stats=self._stats,
             on_map=self._on_map,
         )
-        daemon.log.info("listening", host=config.marketdata.host, port=port)
+        daemon.log.info("listening", address=address)
         ticker = asyncio.get_running_loop().create_task(self._tick())
         waiting = asyncio.get_running_loop().create_task(stop.wait())
         await asyncio.wait([ticker, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -102,7 +103,7 @@ class MarketData:
                 self._link.beat_now()
             ticks += 1
             if ticks % _TICKS_PER_SECOND == 0:
-                self._door.on_second()
+                self._door.on_second(now_ns)
                 self._deliveries_per_s = self._feeds.fanout.delivered - delivered
                 delivered = self._feeds.fanout.delivered
             self._door.wake()
