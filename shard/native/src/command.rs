@@ -65,7 +65,7 @@ impl TextRule {
     #[inline]
     pub fn allows(&self, text: &[u8]) -> bool {
         (self.least..=self.most).contains(&text.len())
-            && text.iter().all(|&character| CLASSES[character as usize] & self.class != 0)
+            && text.iter().fold(self.class, |class, &character| class & CLASSES[character as usize]) != 0
     }
 
     #[cold]

@@ -12,6 +12,7 @@ pub mod command;
 pub mod domain;
 pub mod engine;
 mod events;
+mod hash;
 mod index;
 mod instrument;
 pub mod pool;
@@ -36,7 +37,7 @@ mod python {
     use crate::wire::Fault;
 
     fn refusal(fault: Fault) -> PyErr {
-        PyValueError::new_err(fault.0)
+        PyValueError::new_err(fault.into_sentence())
     }
 
     fn poisoned() -> PyErr {
