@@ -15,6 +15,7 @@ mod events;
 mod hash;
 mod index;
 mod instrument;
+mod memory;
 pub mod pool;
 mod record;
 #[cfg(any(feature = "python", test))]

@@ -159,7 +159,7 @@ impl Window {
             fills: Pool::with_capacity(limits.ids_max),
             owns: Vec::new(),
             by_name: Index::new(),
-            by_order_id: OrderIndex::new(),
+            by_order_id: OrderIndex::with_capacity(limits.ids_max),
             name_hash: NameHash::new(),
         }
     }
