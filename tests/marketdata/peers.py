@@ -235,13 +235,12 @@ class RawReader:
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def frames(self) -> list[tuple[int, bytes]]:
-        """Read once: whole frames, none at the end of the stream."""
+        """Read until there is at least one whole frame; all that there are then."""
         found: list[tuple[int, bytes]] = []
         async with asyncio.timeout(10):
             while not found:
                 chunk = await asyncio.get_running_loop().sock_recv(self._socket, 65_536)
-                if not chunk:
-                    return []
+                assert chunk, "the server hung up"
                 found, self._rest = split_frames(self._rest + chunk)
         return found
 
