@@ -12,7 +12,7 @@ from exchange.domain import NS_PER_S
 from exchange.errors import WireError
 from exchange.feed import Feed
 from exchange.limits import TICK_INTERVAL_NS
-from exchange.process import ControlLink, Daemon, run_async
+from exchange.process import ControlLink, Daemon, background, run_async
 from exchange.sockets import Router, attach
 from exchange.wire import decode_market_inbound, encode
 from marketdata.feeds import Feeds
@@ -64,18 +64,14 @@ class MarketData:
             on_map=self._on_map,
         )
         daemon.log.info("listening", address=address)
-        ticker = asyncio.get_running_loop().create_task(self._tick())
-        waiting = asyncio.get_running_loop().create_task(stop.wait())
-        await asyncio.wait([ticker, waiting], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        ticker = background(self._tick())
+        await stop.wait()
+        ticker.cancel()
         await self._door.close()
         await self._link.close()
         await self._feed.close()
         detach()
         self._questions.close()
-        if ticker.done():
-            ticker.result()
-        ticker.cancel()
 
     def _on_map(self, map_: m.ShardMap) -> None:
         self._feeds.on_map(map_)

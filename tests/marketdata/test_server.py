@@ -14,7 +14,7 @@ from exchange import messages as m
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S, Side
 from exchange.errors import ConfigError
-from exchange.limits import FEED_FRAME_BYTES_MAX
+from exchange.limits import FEED_FRAME_BYTES_MAX, HTTP_REQUEST_DEADLINE_NS
 from exchange.wire import encode
 from marketdata.feeds import Feeds
 from marketdata.websocket import MESSAGES_BURST, ROUND_NS, Door, origin_allowed
@@ -303,6 +303,19 @@ async def test_no_more_connections_than_allowed(tmp_path: Path) -> None:
         assert refused.value.status == 503
         assert refused.value.headers is not None
         assert refused.value.headers["Retry-After"] == "1"
+
+
+async def test_a_connection_that_never_completes_a_request_is_closed(door: Door) -> None:
+    loop = asyncio.get_running_loop()
+    idle = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(3)]
+    for client, text in zip(idle, (b"", b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: webs", b"\x16\x03\x01"), strict=True):
+        client.setblocking(False)
+        await loop.sock_sendall(client, text)
+    async with asyncio.timeout(2 * HTTP_REQUEST_DEADLINE_NS / NS_PER_S):
+        for client in idle:
+            while await loop.sock_recv(client, 4_096):
+                pass
+            client.close()
 
 
 async def test_plain_http(tmp_path: Path) -> None:
