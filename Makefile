@@ -54,7 +54,7 @@ ifneq ($(CARGO),)
 endif
 
 bench: setup ## measure against the targets; table here, figures in build/bench.json
-	$(BIN)/python -m loadgen.bench $(ARGS)
+	$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove everything that was built
 	rm -rf $(VENV) build dist $(CRATE)/target shard/_matching*.so

@@ -49,20 +49,30 @@ class CpuSplit:
             if process.pid:
                 self._processes[process.name] = psutil.Process(process.pid)
         self.seconds: dict[str, float] = {}
+        self._idle = self._others = 0.0
 
     def __enter__(self) -> "CpuSplit":
         self._before = self._times()
+        self._machine_before = psutil.cpu_times()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
         after = self._times()
         self.seconds = {name: after[name] - before for name, before in self._before.items()}
+        machine = psutil.cpu_times()
+        spent = sum(machine) - sum(self._machine_before)
+        idle = machine.idle + machine.iowait - self._machine_before.idle - self._machine_before.iowait
+        self._idle = idle / spent
+        self._others = max(0.0, spent - idle - sum(self.seconds.values())) / spent
 
     def per_order(self, orders: int) -> str:
         """Microseconds of processor time per order by process, largest first."""
         spent = sorted(self.seconds.items(), key=lambda item: -item[1])
         parts = [f"{name} {seconds * 1e6 / max(1, orders):.2f}" for name, seconds in spent if seconds > 0]
-        return f"CPU µs/order: {', '.join(parts)}"
+        return (
+            f"CPU µs/order: {', '.join(parts)}; processors {self._idle:.0%} idle, "
+            f"{self._others:.0%} kernel and strangers"
+        )
 
     def _times(self) -> dict[str, float]:
         return {name: sum(process.cpu_times()[:2]) for name, process in self._processes.items()}

@@ -66,7 +66,7 @@ class MixedFlow:
     """Draws commands; learns from the outcomes of what it drew which orders live."""
 
     def __init__(self, seed: int) -> None:
-        self._dice = Random(seed)
+        self._dice = Random(seed)  # noqa: S311 - reproducible on purpose
         self._number = 0
         self._live: list[tuple[int, str]] = []
         """(order id, account), and where each order id stands in it."""
@@ -213,7 +213,7 @@ def _memory() -> dict[str, float]:
     engine = create_engine(config)
     engine.apply(_record(engine, define_symbols()))
     idle = _resident_bytes()
-    dice = Random(7)
+    dice = Random(7)  # noqa: S311 - reproducible on purpose
     for start in range(0, RESTING_ORDERS, 500):
         batch: list[Command] = []
         for number in range(start, start + 500):

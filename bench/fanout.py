@@ -91,7 +91,7 @@ async def _through_the_door() -> tuple[float, float]:
     feeds.on_map(MAP)
     feeds.on_liveness("s0", True, wall_ns())
     door = Door(feeds, connections_max=2 * SUBSCRIBERS, readiness=lambda: (True, {}), log=structlog.stdlib.get_logger())
-    port = await door.open("127.0.0.1", 0)
+    await door.open("127.0.0.1", 0)
 
     async def publish() -> None:
         for burst in range(ROUNDS):
@@ -101,7 +101,7 @@ async def _through_the_door() -> tuple[float, float]:
                 await asyncio.sleep(0.0005)
 
     try:
-        return await _received(port, ROUNDS * BURST, publish)
+        return await _received(door.port, ROUNDS * BURST, publish)
     finally:
         await door.close()
         assert door.dropped == 0, "a receiver on the same machine was too slow"

@@ -24,7 +24,7 @@ from exchange.clock import monotonic_ns
 from exchange.config import RISKD_NAME, Config
 from exchange.errors import StoreError, WireError
 from exchange.limits import TICK_INTERVAL_NS
-from exchange.process import Daemon, run_async
+from exchange.process import Daemon, background, run_async
 from exchange.sockets import Dealer, Router, attach
 from exchange.wire import decode_coordinator_inbound, decode_shard_outbound, encode
 
@@ -73,20 +73,15 @@ class Coordinator:
         self._perform()
         self._router.bind(self._config.endpoint("control"))
         detach = attach(self._router, self._drain)
-        ticker = asyncio.get_running_loop().create_task(self._tick())
-        stopped = asyncio.get_running_loop().create_task(stop.wait())
+        ticker = background(self._tick())
         self._log.info("serving", term=self._term, map_version=self._cluster.map.version)
-        await asyncio.wait([stopped, ticker], return_when=asyncio.FIRST_COMPLETED)
+        await stop.wait()
+        ticker.cancel()
         detach()
         for dealer, detach_dealer in self._shards.values():
             detach_dealer()
             dealer.close()
         self._router.close()
-        stopped.cancel()
-        ticker.cancel()
-        for outcome in await asyncio.gather(stopped, ticker, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                raise outcome
 
     async def _tick(self) -> None:
         while True:

@@ -9,7 +9,7 @@ from exchange.clock import monotonic_ns
 from exchange.errors import WireError
 from exchange.follower import START, Advanced, Ask, Cursor, Follower, Output
 from exchange.limits import TICK_INTERVAL_NS
-from exchange.process import Log
+from exchange.process import Log, background
 from exchange.sockets import Dealer, Subscriber, attach
 from exchange.wire import decode_published, decode_shard_outbound, encode
 
@@ -44,7 +44,7 @@ class Feed:
         self._log = log
         self._cursors = dict(cursors or {})
         self._streams: dict[str, _Stream] = {}
-        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        self._ticker = background(self._tick())
 
     @property
     def followers(self) -> dict[str, Follower]:

@@ -428,7 +428,8 @@ class Refused(Wire, frozen=True, tag=3):
 
 
 class Follow(Wire, frozen=True, tag=4):
-    """A consumer of committed events asks for everything after `after_seq` of `epoch_seen` (0 = from the start)."""
+    """A consumer of committed events asks for everything after `after_seq` (0 = from the start). Answered by Frames, or
+    by an Image when the shard no longer holds what comes next, or does not yet reach `after_seq`."""
 
     consumer: str
     after_seq: int

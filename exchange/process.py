@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,13 @@ def run_async(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         uvloop.run(body())
 
 
+def background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run `work` beside everything else; an exception in it ends the daemon as one in a callback does."""
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(lambda done: None if done.cancelled() else done.result())
+    return task
+
+
 class ControlLink:
     """An asyncio daemon's connection to the coordinator; `on_map` is called with every newer shard map."""
 
@@ -122,7 +129,7 @@ class ControlLink:
         self._socket = Dealer(f"{daemon.role}:{daemon.name}", hwm=1_000)
         self._socket.connect(daemon.config.endpoint("control"))
         self._detach = attach(self._socket, self._drain)
-        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        self._ticker = background(self._tick())
 
     async def ask(self, question: bytes, answer: type, timeout_s: float) -> m.CoordinatorOutbound | None:
         """Send a question and wait for the next message of type `answer`; None when it does not come in time."""

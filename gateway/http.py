@@ -241,12 +241,14 @@ async def _read(request: web.BaseRequest, connection: GuardedConnection, route: 
     too_large = Problem("TOO_LARGE", f"body may have at most {route.body_max} bytes")
     if (request.content_length or 0) > route.body_max:
         return too_large
-    if not request.content.is_eof():
+    if request.content.is_eof():
+        body: bytes = request.content.read_nowait()
+    else:
         connection.await_body()
-    try:
-        body = await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        return too_large
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return too_large
     return body if len(body) <= route.body_max else too_large
 
 
@@ -267,6 +269,7 @@ def _parse_query(raw_query: str, route: Route) -> dict[str, str] | Problem:
 
 _HEADERS = {
     "Content-Type": "application/json",
+    "Server": "shardex",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",

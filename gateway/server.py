@@ -1,6 +1,7 @@
 """The gateway daemon: wires the door, the shards, riskd, marketdata and the coordinator together, and ends in order."""
 
 import asyncio
+import gc
 import ipaddress
 import secrets
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ from gateway.ws import OrderSockets
 TICK_S = 0.02
 KEYS_CHECK_S = 0.5
 DRAIN_S = ORDER_DEADLINE_NS / NS_PER_S + 0.5
+GARBAGE_ALLOCATIONS = 50_000
+"""Objects allocated and not freed between two looks for cyclic garbage; the default of 700 costs a tenth of the time."""
 KEYS_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -125,6 +128,11 @@ class Gateway:
         port: int = self._runner.addresses[0][1]
         return port
 
+    @property
+    def serving(self) -> dict[str, bool]:
+        """Which shards take orders, as far as is known."""
+        return self._shards.serving
+
     async def start(self) -> None:
         """Listen. ConfigError when the address is taken."""
         loop = asyncio.get_running_loop()
@@ -143,6 +151,10 @@ class Gateway:
             await self._site.start()
         except OSError as fault:
             raise ConfigError([f"gateway.port {settings.port} on {settings.host} cannot be used: {fault}"]) from fault
+        # What lives now lives as long as the process, and requests make no cycles: look for garbage rarely.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_ALLOCATIONS, 20, 20)
         self._tickers = [loop.create_task(self._tick_shards()), loop.create_task(self._watch())]
         self._log.info("listening", host=settings.host, port=self.port)
 

@@ -240,6 +240,7 @@ class Views:
         for shard, link in self._shards.links.items():
             entry = link.lane.entry
             daemon = daemons.get(("shard", shard))
+            stats = daemon.stats if daemon is not None else {}
             shards[shard] = {
                 "role": "primary",
                 "node": entry.node if entry is not None else "",
@@ -250,8 +251,8 @@ class Views:
                 "resends": link.lane.resends,
                 "unknown": link.stats.unknown,
                 "not_executed": link.stats.not_executed,
-                "flags": ["SOLO", "NO_FAILOVER"],
-                **(daemon.stats if daemon is not None else {}),
+                "flags": ["SOLO", "NO_FAILOVER"] if stats.get("mode") == "solo" else [],
+                **stats,
             }
         body = {
             "health": cluster.health if cluster is not None else "unknown",

@@ -12,7 +12,7 @@ from exchange.domain import NS_PER_S
 from exchange.errors import WireError
 from exchange.feed import Feed
 from exchange.limits import TICK_INTERVAL_NS
-from exchange.process import ControlLink, Daemon, run_async
+from exchange.process import ControlLink, Daemon, background, run_async
 from exchange.sockets import Router, attach
 from exchange.wire import decode_market_inbound, encode
 from marketdata.feeds import Feeds
@@ -51,30 +51,27 @@ class MarketData:
         daemon, config = self._daemon, self._daemon.config
         self._questions = Router()
         self._questions.bind(config.endpoint("market"))
-        port = await self._door.open(config.marketdata.host, config.marketdata.port)
+        await self._door.open(config.marketdata.host, config.marketdata.port)
+        address = f"{config.marketdata.host}:{self._door.port}"
         detach = attach(self._questions, self._answer)
         self._feed = Feed(
             f"{daemon.role}:{daemon.name}", on_frame=self._on_frame, on_image=self._on_image, log=daemon.log
         )
         self._link = ControlLink(
             daemon,
-            endpoints={"market": config.endpoint("market"), "feed": f"ws://{config.marketdata.host}:{port}"},
+            endpoints={"market": config.endpoint("market"), "feed": f"ws://{address}"},
             stats=self._stats,
             on_map=self._on_map,
         )
-        daemon.log.info("listening", host=config.marketdata.host, port=port)
-        ticker = asyncio.get_running_loop().create_task(self._tick())
-        waiting = asyncio.get_running_loop().create_task(stop.wait())
-        await asyncio.wait([ticker, waiting], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        daemon.log.info("listening", address=address)
+        ticker = background(self._tick())
+        await stop.wait()
+        ticker.cancel()
         await self._door.close()
         await self._link.close()
         await self._feed.close()
         detach()
         self._questions.close()
-        if ticker.done():
-            ticker.result()
-        ticker.cancel()
 
     def _on_map(self, map_: m.ShardMap) -> None:
         self._feeds.on_map(map_)
@@ -102,7 +99,7 @@ class MarketData:
                 self._link.beat_now()
             ticks += 1
             if ticks % _TICKS_PER_SECOND == 0:
-                self._door.on_second()
+                self._door.on_second(now_ns)
                 self._deliveries_per_s = self._feeds.fanout.delivered - delivered
                 delivered = self._feeds.fanout.delivered
             self._door.wake()

@@ -93,14 +93,16 @@ class Door:
         app.router.add_get("/ws", self._upgrade)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         self._listener: asyncio.Server | None = None
+        self.port = 0
+        """Where it listens, once it is open."""
 
     @property
     def clients(self) -> int:
         """Connections that are open."""
         return len(self._connections)
 
-    async def open(self, host: str, port: int) -> int:
-        """Listen; returns the port (0 = a free one is chosen). ConfigError when the address cannot be used."""
+    async def open(self, host: str, port: int) -> None:
+        """Listen; port 0 chooses a free one. ConfigError when the address cannot be used."""
         await self._runner.setup()
         try:
             listener = socket.create_server((host, port), backlog=1_024)
@@ -110,7 +112,7 @@ class Door:
         listener.setblocking(False)
         self._loopback_only = _is_loopback(host)
         self._listener = await asyncio.get_running_loop().create_server(self._protocol, sock=listener)
-        return int(listener.getsockname()[1])
+        self.port = listener.getsockname()[1]
 
     async def close(self) -> None:
         """Say goodbye to every client, close all with 1012, stop listening."""
@@ -136,14 +138,13 @@ class Door:
                 loop.call_soon(self._send) if rest_ns <= 0 else loop.call_later(rest_ns / NS_PER_S, self._send)
             )
 
-    def on_second(self) -> None:
-        """A second has passed: heartbeats, candles, pings, silent clients."""
+    def on_second(self, now_ns: int) -> None:
+        """A second has passed and it is monotonic `now_ns`: heartbeats, candles, pings, silent clients."""
         self._feeds.on_second(wall_ns())
-        now_ns = monotonic_ns()
         for connection in list(self._connections.values()):
             if now_ns - connection.heard_ns >= SILENCE_NS:
                 self._drop(connection, WSCloseCode.POLICY_VIOLATION, "no pong for 60 s")
-            elif now_ns - connection.pinged_ns >= PING_NS:
+            elif now_ns - connection.pinged_ns >= PING_NS and not connection.transport.is_closing():
                 connection.pinged_ns = now_ns
                 connection.transport.write(_PING)
         self.wake()
@@ -166,8 +167,11 @@ class Door:
         blocked = False
         for client in fanout.waiting():
             connection = connections[client.number]
-            if connection.transport.get_write_buffer_size() == 0:
-                connection.transport.write(fanout.take(client))
+            transport = connection.transport
+            if transport.is_closing():
+                self._forget(connection)
+            elif transport.get_write_buffer_size() == 0:
+                transport.write(fanout.take(client))
             elif client.overflows:
                 self.dropped += 1
                 self._drop(connection, WSCloseCode.TRY_AGAIN_LATER, "slow consumer")
@@ -288,7 +292,8 @@ class Door:
         except TimeoutError:
             self._log.info("client does not read", number=connection.client.number, reason=reason)
         finally:
-            transport.abort()
+            if transport.get_write_buffer_size():
+                transport.abort()
 
 
 def origin_allowed(origin: str | None, host: str, *, loopback_only: bool) -> bool:

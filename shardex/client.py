@@ -108,6 +108,11 @@ class _Trades(msgspec.Struct):
     trades: list[_Trade]
 
 
+class _Book(msgspec.Struct):
+    bids: list[tuple[Decimal, Decimal]]
+    asks: list[tuple[Decimal, Decimal]]
+
+
 class _Position(msgspec.Struct):
     quantity: Decimal
 
@@ -176,6 +181,11 @@ class Rest:
         """Price of the newest trade, if there was one."""
         answer = await self.call("GET", f"/api/trades/{symbol}", _Trades, query={"limit": 1})
         return answer.trades[0].price if answer.trades else None
+
+    async def is_book_empty(self, symbol: str) -> bool:
+        """Nobody has an open order in the symbol."""
+        book = await self.call("GET", f"/api/book/{symbol}", _Book, query={"depth": 1})
+        return not book.bids and not book.asks
 
     async def positions(self) -> dict[str, Decimal]:
         """Signed quantity by symbol."""

@@ -8,20 +8,22 @@ from typing import Any
 from rich.console import Console
 
 from exchange.config import Gateway, MarketData
-from shardex import foreground, launcher, ports
+from shardex import foreground, launcher
+from shardex.ports import choose, holder, is_free
 
 
-def run(*, shards: int, keep: Path | None, market_maker: bool) -> None:
+def run(*, shards: int, ports: tuple[int, int], keep: Path | None, market_maker: bool) -> None:
     """Run the demo in the foreground until SIGINT, SIGTERM or SIGHUP.
 
-    Without `keep` its files lie in a new temporary directory and are removed at the end.
+    `ports` = wanted for gateway and market data. Without `keep` the files lie in a new temporary directory and are
+    removed at the end; with it, a directory that was used before is started as it is.
     """
     interrupt = foreground.Interrupt()
     console = foreground.console()
     data = keep.absolute() if keep else Path(tempfile.mkdtemp(prefix="shardex-demo-"))
     try:
         new = not (data / "cluster.toml").exists()
-        overrides = _overrides(console, market_maker=market_maker) if new else None
+        overrides = _overrides(console, ports, market_maker=market_maker) if new else None
         config = launcher.prepare(data, shards=shards if new else None, overrides=overrides)
         with foreground.started(config, interrupt, console, ephemeral=keep is None) as running:
             if not interrupt():
@@ -33,9 +35,9 @@ def run(*, shards: int, keep: Path | None, market_maker: bool) -> None:
             shutil.rmtree(data)  # its supervisor never ran, or was killed
 
 
-def _overrides(console: Console, *, market_maker: bool) -> dict[str, dict[str, Any]]:
-    gateway = _port(console, Gateway().host, Gateway().port, ())
-    feed = _port(console, MarketData().host, MarketData().port, (gateway,))
+def _overrides(console: Console, wanted: tuple[int, int], *, market_maker: bool) -> dict[str, dict[str, Any]]:
+    gateway = _free_port(console, Gateway().host, wanted[0])
+    feed = _free_port(console, MarketData().host, wanted[1], taken=gateway)
     return {
         "gateway": {"port": gateway, "open_demo": True, "profile": "demo"},
         "marketdata": {"port": feed},
@@ -43,11 +45,11 @@ def _overrides(console: Console, *, market_maker: bool) -> dict[str, dict[str, A
     }
 
 
-def _port(console: Console, host: str, preferred: int, taken: tuple[int, ...]) -> int:
-    if ports.is_free(host, preferred):
-        return preferred
-    port = ports.choose(host, taken)
-    console.print(f"port {preferred} is held by {ports.holder(preferred)}; using {port}", highlight=False)
+def _free_port(console: Console, host: str, wanted: int, taken: int = 0) -> int:
+    if wanted != taken and is_free(host, wanted):
+        return wanted
+    port = choose(host, (taken,))
+    console.print(f"port {wanted} is held by {holder(wanted)}; using {port}", highlight=False)
     return port
 
 

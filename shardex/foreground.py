@@ -11,9 +11,10 @@ from rich.console import Console
 
 from exchange.config import Config
 from exchange.errors import ShardexError
-from shardex import launcher, status
+from shardex import keys, launcher, status
 
 _REFRESH_S = 1.0
+_REFRESHES_PER_S = 4
 _POLL_S = 0.1
 
 
@@ -77,6 +78,8 @@ def introduce(running: launcher.Running, console: Console) -> None:
         f"market data  {running.feed_url}",
         f"data         {config.data}",
     ]
+    if not config.gateway.open_demo and not keys.read(config.data):
+        lines.append(f"nobody can trade yet; create a key: shardex keys add ACCOUNT --data {config.data}")
     for line in lines:
         console.print(line, highlight=False, markup=False)
 
@@ -85,7 +88,7 @@ def introduce(running: launcher.Running, console: Console) -> None:
 def progress(console: Console, text: str) -> Iterator[None]:
     """A spinner on a terminal, one plain line elsewhere."""
     if console.is_terminal:
-        with console.status(f"{text} …"):
+        with console.status(f"{text} …", refresh_per_second=_REFRESHES_PER_S):
             yield
     else:
         console.print(text, highlight=False)
@@ -98,7 +101,9 @@ def hold(running: launcher.Running, interrupt: Interrupt, console: Console) -> N
     On a terminal one line is kept up to date; elsewhere a line is printed whenever the health changes.
     """
     last = ""
-    with console.status("running …") if console.is_terminal else _nothing() as line:
+    with (
+        console.status("running …", refresh_per_second=_REFRESHES_PER_S) if console.is_terminal else _nothing() as line
+    ):
         while not interrupt():
             if not running.alive():
                 raise launcher.LaunchError(

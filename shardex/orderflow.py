@@ -1,7 +1,8 @@
 """Order-flow files: read them, and turn their lines into frames for a gateway. Faults name their place in the file.
 
 The source's `id` becomes the client order id behind a prefix. Orders without an account in the file go to one account
-with self-trade prevention off; a cancel, reduce or replace may leave out what its order was entered with.
+with self-trade prevention off; a cancel, reduce or replace may leave out what its order was entered with; a halt
+without a symbol is one of the symbol that lines without one mean.
 """
 
 import lzma
@@ -12,7 +13,7 @@ from typing import BinaryIO, cast
 import msgspec
 from msgspec import Struct
 
-from exchange.domain import ALL_INSTRUMENTS, Flag, Kind, QuantityBasis, SelfTrade, Side, State, TimeInForce
+from exchange.domain import Flag, Kind, QuantityBasis, SelfTrade, Side, State, TimeInForce
 from exchange.errors import ShardexError
 from shardex import engine as words
 from shardex.ordersession import CancelRow, ReduceRow, ReplaceRow, Row, SubmitRow
@@ -42,9 +43,9 @@ class Frame(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True):
-    """An operator's command: enter a trading state in one instrument, or in all."""
+    """An operator's command: enter a trading state in one symbol."""
 
-    instrument: int
+    symbol: str
     state: State
 
 
@@ -87,8 +88,9 @@ def steps(
         if isinstance(line, words.Halt | words.Resume):
             if frame.rows:
                 yield frame
-            where = _index(indexes, line.symbol, number) if line.symbol else ALL_INSTRUMENTS
-            yield Change(where, State.HALT if isinstance(line, words.Halt) else State.OPEN)
+            name = line.symbol or symbol
+            _index(indexes, name, number)
+            yield Change(name, State.HALT if isinstance(line, words.Halt) else State.OPEN)
             frame = Frame(account, number + 1, [], [])
             continue
         if not isinstance(line, words.Enter) and line.id in homes:

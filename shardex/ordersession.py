@@ -1,4 +1,4 @@
-"""An asyncio client of /ws/orders: compact frames, rows out and replies in. Prices and quantities are units."""
+"""Asyncio clients of /ws/orders: orders in compact frames (prices and quantities are units), and executions."""
 
 import asyncio
 from collections.abc import Sequence
@@ -97,14 +97,7 @@ class OrderSession:
         self._last_id = 0
 
     async def __aenter__(self) -> "OrderSession":
-        path, raw_query = "/ws/orders", urlencode({"user_id": self._login.account})
-        headers = self._login.headers("GET", path, raw_query, b"")
-        url = URL(f"{self._url}{path}?{raw_query}", encoded=True)
-        try:
-            self._socket = await self._session.ws_connect(url, headers=headers, max_msg_size=0)
-        except (aiohttp.ClientError, OSError, TimeoutError) as fault:
-            await self._session.close()
-            raise Unavailable(f"order session {url}: {fault or type(fault).__name__}") from fault
+        self._socket = await _connect(self._session, self._url, self._login)
         self._reader = asyncio.create_task(self._read())
         return self
 
@@ -155,3 +148,78 @@ class OrderSession:
             future.set_exception(Refusal(answer.problem.http, answer.problem.reason, answer.problem.detail))
         else:
             future.set_result(answer.results)
+
+
+class Executions:
+    """The executions channel of one account, from the entry of the context on.
+
+    `makers` = by trade id the client order id of the maker, "" when that is another account's order.
+    """
+
+    def __init__(self, url: str, login: Login) -> None:
+        self.makers: dict[int, str] = {}
+        self._pong = asyncio.Event()
+        self._url = url.rstrip("/")
+        self._login = login
+        self._session = aiohttp.ClientSession()
+        self._socket: aiohttp.ClientWebSocketResponse
+        self._reader: asyncio.Task[None]
+
+    async def __aenter__(self) -> "Executions":
+        self._socket = await _connect(self._session, self._url, self._login)
+        await self._socket.send_json({"op": "subscribe", "channel": "executions", "id": 1})
+        subscribed = await self._socket.receive(TIMEOUT_S)
+        if subscribed.type is not aiohttp.WSMsgType.TEXT or _decode_event(subscribed.data).http != 200:
+            await self._session.close()
+            raise Unavailable(f"executions of {self._url}: {subscribed.data}")
+        self._reader = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self._socket.close()
+        await self._reader
+        await self._session.close()
+
+    async def catch_up(self) -> None:
+        """On return everything that was pushed before the call is known: both sides of a trade, not just one."""
+        self._pong.clear()
+        await self._socket.send_json({"op": "ping"})
+        await asyncio.wait_for(self._pong.wait(), TIMEOUT_S)
+
+    async def _read(self) -> None:
+        async for received in self._socket:
+            if received.type is not aiohttp.WSMsgType.TEXT:
+                continue
+            event = _decode_event(received.data)
+            if event.type == "trade":
+                trade_id = int(event.trade_id.removeprefix("TRD-"))
+                if event.maker:
+                    self.makers[trade_id] = event.client_order_id
+                else:
+                    self.makers.setdefault(trade_id, "")
+            elif event.http:
+                self._pong.set()
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    http: int = 0
+    trade_id: str = ""
+    client_order_id: str = ""
+    maker: bool = False
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+async def _connect(session: aiohttp.ClientSession, base: str, login: Login) -> aiohttp.ClientWebSocketResponse:
+    """Open /ws/orders; on failure the session is closed too."""
+    path, raw_query = "/ws/orders", urlencode({"user_id": login.account})
+    url = URL(f"{base}{path}?{raw_query}", encoded=True)
+    try:
+        return await session.ws_connect(url, headers=login.headers("GET", path, raw_query, b""), max_msg_size=0)
+    except (aiohttp.ClientError, OSError, TimeoutError) as fault:
+        await session.close()
+        raise Unavailable(f"order session {url}: {fault or type(fault).__name__}") from fault

@@ -29,13 +29,13 @@ def bytes_bar(text: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def orders_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """Yields what is to be called with (orders done, orders in all)."""
-    columns = _TEXT, BarColumn(), TextColumn("{task.completed:,.0f} orders{task.fields[note]}"), TimeRemainingColumn()
+    columns = _TEXT, BarColumn(), TextColumn("{task.completed:,.0f} orders, {task.fields[note]}"), TimeRemainingColumn()
     with _bar(*columns) as show:
         started_ns = monotonic_ns()
 
         def advance(done: int, total: int) -> None:
             seconds = (monotonic_ns() - started_ns) / NS_PER_S
-            show(text, done, total, f", {done / seconds if seconds else 0:,.0f}/s")
+            show(text, done, total, f"{done / seconds if seconds else 0:,.0f}/s")
 
         yield advance
 

@@ -29,7 +29,9 @@ ENDPOINTS_MAX = 8
 EPOCH_MAX = 2**32 - 1
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _UUID = re.compile(r"[0-9a-zA-Z-]{1,64}")
-_ENDPOINT = re.compile(r"(ipc|tcp|http|ws)://[!-~]{1,200}")
+_ENDPOINT = re.compile(r"(ipc|tcp|http|ws)://[^\x00-\x1f\x7f]{1,200}")
+_SOCKET = re.compile(r"ipc:///[^\x00-\x1f\x7f]{1,99}|tcp://[0-9A-Za-z.-]{1,100}:[0-9]{1,5}")
+"""Everybody connects to a shard: an address that their sockets refuse must not get into the map."""
 _NOBODY = ShardRecord(0, "", 0, {})
 
 
@@ -158,9 +160,10 @@ class Cluster:
     def _shard_refusal(self, message: m.Register) -> str:
         record = self._records[message.name]
         subject = f"shard {message.name!r}"
-        missing = [what for what in ("orders", "events") if what not in message.endpoints]
-        if missing:
-            return f"{subject}: endpoints must name {' and '.join(missing)}"
+        for what in ("orders", "events"):
+            endpoint = message.endpoints.get(what, "")
+            if not _SOCKET.fullmatch(endpoint):
+                return f"{subject}: endpoint {what!r} must match {_SOCKET.pattern}, it is {endpoint[:80]!r}"
         known = record.replicas.get(message.name)
         if known is not None and known.journal_uuid != message.uuid:
             return (

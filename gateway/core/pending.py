@@ -69,12 +69,24 @@ class Settled(Struct, frozen=True):
 
 
 class Flight:
-    """One batch on the wire. `copies` = sent and not refused; `due_ns` = when to send it again.
+    """One batch on the wire. `copies` = sent and not refused, the last one in term `epoch`; `due_ns` = when to send it again.
 
     `deadline_ns` = the earliest of its open runs. A settled run stays in `runs`, so that answers keep their places.
     """
 
-    __slots__ = ("batch", "copies", "count", "deadline_ns", "due_ns", "payload", "refused", "runs", "sends", "sweep")
+    __slots__ = (
+        "batch",
+        "copies",
+        "count",
+        "deadline_ns",
+        "due_ns",
+        "epoch",
+        "payload",
+        "refused",
+        "runs",
+        "sends",
+        "sweep",
+    )
 
     def __init__(self, batch: int, runs: list[Run], count: int, payload: bytes) -> None:
         self.batch = batch
@@ -84,6 +96,7 @@ class Flight:
         self.sweep = runs[0].sweep
         self.deadline_ns = min(run.deadline_ns for run in runs)
         self.copies = 0
+        self.epoch = 0
         self.sends = 0
         self.due_ns = 0
         self.refused: m.Refused | None = None
@@ -132,8 +145,7 @@ class Lane:
 
     def header(self, flight: Flight) -> bytes:
         """The batch header for a copy that is sent now."""
-        epoch = self.entry.epoch if self.entry is not None else 0
-        return encode(m.Batch(self._sender, self.incarnation, flight.batch, epoch, flight.count))
+        return encode(m.Batch(self._sender, self.incarnation, flight.batch, self._epoch, flight.count))
 
     def sent(self, flight: Flight, now_ns: int) -> None:
         """A copy of `flight` was handed to an established connection."""
@@ -142,6 +154,7 @@ class Lane:
         self.resends += flight.sends > 0
         flight.sends += 1
         flight.copies += 1
+        flight.epoch = self._epoch
         flight.due_ns = now_ns + RESEND_SILENCE_NS
 
     def on_map(self, entry: m.ShardEntry, now_ns: int) -> list[Flight]:
@@ -151,7 +164,7 @@ class Lane:
             return self.depart()
         for flight in self._flights.values():
             flight.due_ns = now_ns
-        return [*self.depart(), *self._overdue(now_ns, sweeps=True)]
+        return [*self.depart(), *self._overdue(now_ns)]
 
     def on_message(self, message: m.Answers | m.Refused, payload: bytes, now_ns: int) -> list[Settled]:
         """An answer of the shard. WireError, changing nothing, when it does not fit what was asked."""
@@ -180,7 +193,7 @@ class Lane:
         settled: list[Settled] = []
         for flight in [flight for flight in self._flights.values() if flight.deadline_ns <= now_ns]:
             settled += self._end(flight, now_ns)
-        return settled, [*self.depart(), *self._overdue(now_ns, sweeps=False)]
+        return settled, [*self.depart(), *self._overdue(now_ns)]
 
     def abandon(self) -> list[Settled]:
         """The gateway ends: settle everything as it stands."""
@@ -203,14 +216,20 @@ class Lane:
         self._flights[flight.batch] = flight
         self._unsent.append(flight)
 
-    def _overdue(self, now_ns: int, *, sweeps: bool) -> list[Flight]:
+    @property
+    def _epoch(self) -> int:
+        return self.entry.epoch if self.entry is not None else 0
+
+    def _overdue(self, now_ns: int) -> list[Flight]:
         """Flights to send again. A sweep with a copy that may still be alive waits for a new term."""
         if not self.serving:
             return []
         return [
             flight
             for flight in self._flights.values()
-            if flight.sends and flight.due_ns <= now_ns and (sweeps or not flight.sweep or not flight.copies)
+            if flight.sends
+            and flight.due_ns <= now_ns
+            and not (flight.sweep and flight.copies and flight.epoch == self._epoch)
         ]
 
     def _refused(self, flight: Flight, message: m.Refused, now_ns: int) -> list[Settled]:

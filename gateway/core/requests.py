@@ -146,7 +146,7 @@ Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
 OrderNumber = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
 
-class Row(Struct, array_like=True, forbid_unknown_fields=True):
+class Row(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """One command of a compact frame. Tags are those of the engine's commands; trailing defaults may be left out."""
 
 

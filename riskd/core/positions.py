@@ -22,6 +22,9 @@ from exchange.follower import START, Cursor
 from exchange.money import format_units
 from exchange.wire import decode_positions, decode_trades
 
+_BUY = Side.BUY.value
+"""A plain integer: comparing with a member of an enumeration costs as much as all else of a look-up."""
+
 
 class Row:
     """One account in one instrument; integers in units of the instrument."""
@@ -41,13 +44,15 @@ class Row:
         """Take one fill; `quantity` is signed, above zero for a buy."""
         before = self.position
         self.position = before + quantity
-        size, held = abs(quantity), abs(before)
-        self.volume += size
+        self.volume += quantity if quantity > 0 else -quantity
         if before == 0 or (before > 0) == (quantity > 0):
             self.cost += price * quantity
             return
-        closed = min(size, held)
-        removed = self.cost * closed // held if self.cost >= 0 else -(-self.cost * closed // held)
+        held = abs(before)
+        closed = min(abs(quantity), held)
+        removed = abs(self.cost) * closed // held if closed < held else abs(self.cost)
+        if self.cost < 0:
+            removed = -removed
         signed = closed if quantity > 0 else -closed
         self.realised -= price * signed + removed
         self.cost += price * (quantity - signed) - removed
@@ -73,14 +78,22 @@ class ShardLedger:
         assert head.first_seq == self.cursor.seq + 1, "the follower delivers frames in order"
         trades = decode_trades(head.trades)
         positions = decode_positions(head.positions)
+        accounts, last_prices = self.accounts, self.last_prices
         for trade in trades:
-            instrument = instrument_of(trade.trade_id)
-            bought = trade.quantity if trade.taker_side == Side.BUY else -trade.quantity
-            self.row(trade.taker_account, instrument).trade(trade.price, bought)
-            self.row(trade.maker_account, instrument).trade(trade.price, -bought)
-            self.last_prices[instrument] = trade.price
+            instrument, price = instrument_of(trade.trade_id), trade.price
+            bought = trade.quantity if trade.taker_side == _BUY else -trade.quantity
+            for account, signed in ((trade.taker_account, bought), (trade.maker_account, -bought)):
+                try:
+                    row = accounts[account][instrument]
+                except KeyError:
+                    row = self.row(account, instrument)
+                row.trade(price, signed)
+            last_prices[instrument] = price
         for known in positions:
-            row = self.row(known.account, known.instrument)
+            try:
+                row = accounts[known.account][known.instrument]
+            except KeyError:
+                row = self.row(known.account, known.instrument)
             if row.position != known.position:
                 self.faults[known.instrument] = (
                     f"{known.account} is at {known.position}, its trades give {row.position}, seq {head.last_seq}"

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 from exchange import messages as m
 from exchange.domain import instrument_of
 from exchange.limits import IMAGE_TRADES_MAX
-from exchange.wire import array_header, decode_frame_head, decode_trades, encode
+from exchange.wire import array_header, decode_frame_head, decode_states, decode_trades, encode
 
 CHUNK_BYTES_MAX = 1024 * 1024
 """Payload of one answer to a Follow; a single larger frame goes alone."""
-IMAGE_SCAN_BYTES_MAX = 8 * 1024 * 1024
+IMAGE_SCAN_BYTES_MAX = 4 * 1024 * 1024
 """How much of the ring is searched for an image's recent trades: bounds the pause of the shard to some 30 ms."""
 
 _NO_TRADES = b"\x90"
@@ -89,22 +89,26 @@ class Ring:
 
     def with_recent_trades(self, image: bytes) -> bytes:
         """`image` of the engine with the newest trades of the ring, at most IMAGE_TRADES_MAX an instrument."""
-        found: dict[int, int] = {}
+        head = decode_frame_head(image)
+        wanted = {row.instrument: IMAGE_TRADES_MAX for row in decode_states(head.states)}
         rows: list[m.TradeRow] = []
         searched = 0
         for index in range(len(self._kept) - 1, self._oldest - 1, -1):
             frame = self._kept[index].frame
             searched += len(frame)
-            if searched > IMAGE_SCAN_BYTES_MAX:
+            if searched > IMAGE_SCAN_BYTES_MAX or not wanted:
                 break
             trades = decode_frame_head(frame).trades
             if trades == _NO_TRADES:
                 continue
             for row in reversed(decode_trades(trades)):
                 instrument = instrument_of(row.trade_id)
-                count = found.get(instrument, 0)
-                if count < IMAGE_TRADES_MAX:
-                    found[instrument] = count + 1
+                missing = wanted.get(instrument, 0)
+                if missing > 1:
+                    wanted[instrument] = missing - 1
+                else:
+                    wanted.pop(instrument, None)
+                if missing:
                     rows.append(row)
         rows.reverse()
-        return encode(replace(decode_frame_head(image), trades=Raw(encode(rows))))
+        return encode(replace(head, trades=Raw(encode(rows))))

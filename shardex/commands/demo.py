@@ -8,10 +8,12 @@ import typer
 
 def command(
     shards: Annotated[int, typer.Option(help="Number of shards.")] = 2,
+    port: Annotated[int, typer.Option(help="Of the gateway; a free one if it is taken.")] = 8080,
+    feed_port: Annotated[int, typer.Option(help="Of market data; a free one if it is taken.")] = 8765,
     keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the data in this directory.")] = None,
     market_maker: Annotated[bool, typer.Option("--market-maker/--no-market-maker", help="Quote all symbols.")] = True,
 ) -> None:
     """Start an exchange to play with: no keys, a market maker quotes. Ctrl-C ends it and leaves nothing behind."""
     from shardex import demo
 
-    demo.run(shards=shards, keep=keep, market_maker=market_maker)
+    demo.run(shards=shards, ports=(port, feed_port), keep=keep, market_maker=market_maker)

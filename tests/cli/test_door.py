@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("demo", "up", "down", "status", "logs", "engine", "load", "journal", "keys", "admin")
+COMMANDS = ("demo", "up", "down", "status", "logs", "engine", "replay", "load", "journal", "keys", "admin")
 
 
 def shardex(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

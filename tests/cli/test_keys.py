@@ -64,6 +64,6 @@ def test_revoking_a_key_that_is_not_there_changes_nothing(data: Path) -> None:
 def test_a_broken_file_is_reported_and_not_overwritten(data: Path, text: str) -> None:
     path = data / "keys.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="keys.json"):
+    with pytest.raises(ConfigError, match=r"keys\.json"):
         keys.add(data, "alice", ["read"])
     assert path.read_text() == text

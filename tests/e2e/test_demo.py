@@ -14,19 +14,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardex import supervision
+from shardex import ports, supervision
 
 BOUND_S = 60
 
 
 class Demo:
-    """A demo whose temporary files lie in `directory`."""
+    """A demo whose temporary files lie in `directory`. Its ports are its own: tests run side by side."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wanted: tuple[int, int] | None = None) -> None:
         self.directory = directory
+        gateway = ports.choose("127.0.0.1")
+        self.ports = wanted or (gateway, ports.choose("127.0.0.1", (gateway,)))
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "shardex", "demo"],
+            [sys.executable, "-m", "shardex", "demo", "--port", str(self.ports[0]), "--feed-port", str(self.ports[1])],
             env={**os.environ, "TMPDIR": str(directory)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -119,10 +121,11 @@ def test_a_supervisor_that_is_killed_ends_the_demo_tidily(demo: Demo) -> None:
 
 def test_a_second_demo_takes_other_ports_and_says_so(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> None:
     demo.read_until("Ctrl-C stops everything")
-    second = Demo(tmp_path_factory.mktemp("second"))
+    second = Demo(tmp_path_factory.mktemp("second"), demo.ports)
     try:
         second.read_until("Ctrl-C stops everything")
-        assert any(re.match(r"port 8080 is held by .+; using \d+", line) for line in second.lines)
+        for port in demo.ports:
+            assert any(re.match(rf"port {port} is held by .+; using \d+", line) for line in second.lines)
         assert paste(second.curls()[1])["symbol"] == "AAPL"
         assert second.end(signal.SIGINT) == 0
         assert paste(demo.curls()[1])["symbol"] == "AAPL"

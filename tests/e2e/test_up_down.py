@@ -1,6 +1,7 @@
 """`up`, `status`, `logs`, `admin`, `down`: a cluster that outlives the command that started it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -26,9 +27,10 @@ def data(tmp_path: Path) -> Iterator[Path]:
         launcher.stop(config)
 
 
-def shardex(data: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def shardex(data: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "shardex", *words, "--data", str(data)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
 
 
 def test_a_detached_cluster_lives_until_it_is_taken_down(data: Path) -> None:
@@ -54,6 +56,26 @@ def test_a_detached_cluster_lives_until_it_is_taken_down(data: Path) -> None:
     assert supervision.cluster_processes(data) == []
     assert shardex(data, "status").returncode == 3
     assert shardex(data, "down").returncode == 3
+
+
+def test_up_lays_out_a_new_cluster_and_says_which_engine_runs_and_who_may_trade(tmp_path: Path) -> None:
+    data = tmp_path / "new"
+    gateway = ports.choose("127.0.0.1")
+    feed = ports.choose("127.0.0.1", (gateway,))
+    doors = {"SHARDEX_GATEWAY_PORT": str(gateway), "SHARDEX_MARKETDATA_PORT": str(feed)}
+    try:
+        words = ("up", "--detach", "--shards", "1", "--profile", "load")
+        told = shardex(data, *words, SHARDEX_CLUSTER_ENGINE="reference", **doors)
+        assert told.returncode == 0
+        assert "ENGINE: plain-Python reference" in told.stdout
+        assert f"http://127.0.0.1:{gateway}" in told.stdout
+        assert "nobody can trade yet; create a key: shardex keys add" in told.stdout
+        report = json.loads(shardex(data, "status", "--json").stdout)
+        assert report["engine"] == "reference"
+        assert [row["name"] for row in report["daemons"] if row["role"] == "shard"] == ["s0"]
+        assert launcher.read_config(data).gateway.profile == "load"
+    finally:
+        launcher.stop(launcher.read_config(data))
 
 
 def test_an_operator_halts_a_symbol_and_limits_an_account(data: Path) -> None:

@@ -71,17 +71,20 @@ class Served:
 class ShardPeer:
     """One shard. Its engine outlives `stop` as if it had been recovered from a journal.
 
-    `mute` executes and does not answer; `deaf` reads and does nothing; `refuse` answers Refused with that reason.
+    `mute` executes and does not answer; `deaf` reads and does nothing; `refuse` answers Refused with that reason;
+    `garble` executes and answers too little.
     """
 
     def __init__(self, config: Config, name: str) -> None:
         self.name = name
         self.epoch = 0
-        self.mute = self.deaf = False
+        self.mute = self.deaf = self.garble = False
+        self.garbled = 0
         self.refuse = ""
         self.batches: list[m.Batch] = []
         self.payloads: list[bytes] = []
         self._config = config
+        self._ahead_ns = 0
         self._engine = create_engine(config.engine_config())
         self._frames: list[bytes] = []
         self._served: Served | None = None
@@ -114,11 +117,16 @@ class ShardPeer:
         """Execute commands of its own, or a batch's; their replies."""
         return self._execute(b"".join(encode(command) for command in commands), len(commands))
 
+    def pass_time(self) -> None:
+        """Ten milliseconds later a Tick stands in the log."""
+        self._ahead_ns += 10_000_000
+        self.log(m.Tick())
+
     def _execute(self, payload: bytes, count: int) -> bytes:
         assert self._publisher is not None
         engine = self._engine
         before = engine.seq()
-        ts_ns = max(wall_ns(), engine.ts() + 1)
+        ts_ns = max(wall_ns() + self._ahead_ns, engine.ts() + 1)
         record = encode_batch(
             epoch=self.epoch, first_seq=before + 1, ts_ns=ts_ns, prev_chain=0, count=count, payload=payload
         )
@@ -154,7 +162,10 @@ class ShardPeer:
         count = self._engine.admit(payload, m.CUSTOMER_COMMANDS)
         assert count == message.count
         replies = self._execute(payload[array_body_offset(payload) :], count)
-        if not self.mute:
+        if self.garble:
+            self.garbled += 1
+            send(peer, encode(m.Answers(message.batch, self.epoch)), array_header(0))
+        elif not self.mute:
             send(peer, encode(m.Answers(message.batch, self.epoch)), array_header(count) + replies)
 
 

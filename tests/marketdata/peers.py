@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -234,27 +235,31 @@ class RawReader:
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def frames(self) -> list[tuple[int, bytes]]:
-        """Read once: whole frames, none at the end of the stream."""
+        """Read until there is at least one whole frame; all that there are then."""
         found: list[tuple[int, bytes]] = []
         async with asyncio.timeout(10):
             while not found:
                 chunk = await asyncio.get_running_loop().sock_recv(self._socket, 65_536)
-                if not chunk:
-                    return []
+                assert chunk, "the server hung up"
                 found, self._rest = split_frames(self._rest + chunk)
         return found
+
+    def reset(self) -> None:
+        """Vanish without a word."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
 
     def close(self) -> None:
         self._socket.close()
 
 
-async def raw_reader(world: World, request: bytes) -> RawReader:
+async def raw_reader(port: int, request: bytes) -> RawReader:
     """A client with a small receive buffer that has sent `request` and read nothing but the handshake."""
     loop = asyncio.get_running_loop()
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     raw.setblocking(False)
-    await loop.sock_connect(raw, ("127.0.0.1", world.port))
+    await loop.sock_connect(raw, ("127.0.0.1", port))
     key = base64.b64encode(os.urandom(16)).decode()
     handshake = (
         f"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

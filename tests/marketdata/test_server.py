@@ -1,20 +1,49 @@
 """The daemon with real peers and real clients: streams with gaps and restarts, slow readers, hostile input, the end."""
 
+import asyncio
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 from exchange import messages as m
-from exchange.domain import Side
+from exchange.clock import monotonic_ns
+from exchange.domain import NS_PER_S, Side
 from exchange.errors import ConfigError
-from exchange.limits import FEED_FRAME_BYTES_MAX
+from exchange.limits import FEED_FRAME_BYTES_MAX, HTTP_REQUEST_DEADLINE_NS
 from exchange.wire import encode
-from marketdata.websocket import MESSAGES_BURST, origin_allowed
+from marketdata.feeds import Feeds
+from marketdata.websocket import MESSAGES_BURST, ROUND_NS, Door, origin_allowed
 from tests.marketdata.peers import Gateway, listening, raw_reader, running
-from tests.marketdata.venue import AAPL, CLOSE, TEXT, Venue, instrument, read, units, until
+from tests.marketdata.venue import AAPL, CLOSE, PING, TEXT, Venue, instrument, read, units, until
+
+pytestmark = pytest.mark.timeout(60, method="thread")
+"""uvloop swallows what a signal handler raises, so the usual method could not end a test that hangs."""
+
+SUBSCRIBE_TRADES = b'{"action":"subscribe","symbol":"AAPL","feed_types":["trades"]}'
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[Door]:
+    """A door to feeds without any market."""
+    log = structlog.stdlib.get_logger()
+    door = Door(Feeds(), connections_max=100, readiness=lambda: (True, {}), log=log)
+    await door.open("127.0.0.1", 0)
+    yield door
+    await door.close()
+
+
+@pytest.fixture(autouse=True)
+async def nothing_uncaught() -> AsyncIterator[None]:
+    """Fails when a callback or task of the loop raised and nobody caught it."""
+    uncaught: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
+    yield
+    assert not uncaught, uncaught
 
 
 async def test_a_subscriber_sees_trades_and_books_of_every_shard(tmp_path: Path) -> None:
@@ -105,11 +134,13 @@ async def test_a_malformed_stream_does_not_stop_the_good_one(tmp_path: Path) -> 
 
 async def test_a_reader_that_stops_is_dropped_with_a_reason_and_the_others_go_on(tmp_path: Path) -> None:
     async with running(tmp_path, Venue(AAPL)) as world, listening(world, "trades") as client:
-        stuck = await raw_reader(world, b'{"action":"subscribe","symbol":"AAPL","feed_types":["trades"]}')
+        stuck = await raw_reader(world.port, SUBSCRIBE_TRADES)
         await until(lambda: world.coordinator.stats["clients"] == 2)
         world.venue.sell(15_000, 10**8)
         seen = 0
-        while world.coordinator.stats["dropped_clients"] == 0:
+        for _ in range(200):
+            if world.coordinator.stats["dropped_clients"]:
+                break
             world.venue.execute(*[world.venue.order(Side.BUY, 15_000, 1) for _ in range(200)])
             world.shard.publish()
             for _ in range(200):
@@ -129,11 +160,13 @@ async def test_a_reader_that_stops_is_dropped_with_a_reason_and_the_others_go_on
 async def test_a_reader_that_pauses_gets_every_trade_and_the_newest_book(tmp_path: Path) -> None:
     async with running(tmp_path, Venue(AAPL)) as world:
         request = b'{"action":"subscribe","symbol":"AAPL","feed_types":["trades","level2"]}'
-        paused = await raw_reader(world, request)
+        paused = await raw_reader(world.port, request)
         await until(lambda: world.coordinator.stats["channels"] == 2)
         world.venue.sell(15_000, 10**8)
         trades = 0
-        while world.coordinator.stats["conflated"] == 0:
+        for _ in range(200):
+            if world.coordinator.stats["conflated"]:
+                break
             trades += 200
             world.venue.execute(*[world.venue.order(Side.BUY, 15_000, 1) for _ in range(200)])
             world.shard.publish()
@@ -208,7 +241,7 @@ async def test_hostile_frames_are_answered_or_closed_and_harm_nobody(tmp_path: P
 )
 async def test_broken_websocket_framing_ends_only_that_connection(tmp_path: Path, raw: bytes) -> None:
     async with running(tmp_path, Venue(AAPL)) as world, listening(world, "trades") as good:
-        rude = await raw_reader(world, b"{}")
+        rude = await raw_reader(world.port, b"{}")
         await rude.send(raw)
         rude.close()
         world.venue.sell(15_000, 10)
@@ -216,6 +249,50 @@ async def test_broken_websocket_framing_ends_only_that_connection(tmp_path: Path
         world.shard.publish()
         assert (await good.next("trade"))["quantity"] == 4
         await until(lambda: world.coordinator.stats["clients"] == 1)
+
+
+async def test_a_round_that_meets_vanished_clients_goes_on(door: Door) -> None:
+    """Between the end of a connection and that of its handler lie a few turns of the loop: a round in each of them."""
+    good = await raw_reader(door.port, b"{}")
+    assert (await good.frames())[0][0] == TEXT
+    for turns in range(8):
+        gone = [await raw_reader(door.port, b"{}") for _ in range(3)]
+        for client in gone:
+            assert (await client.frames())[0][0] == TEXT
+        rested_ns = monotonic_ns() + 2 * ROUND_NS
+        await until(lambda rested_ns=rested_ns: monotonic_ns() > rested_ns)  # type: ignore[misc]
+        for client in gone:
+            client.reset()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        door.on_second(monotonic_ns())
+        assert (await good.frames())[0][0] == TEXT
+        await until(lambda: door.clients == 1)
+    good.close()
+
+
+async def test_a_silent_client_is_pinged_and_then_dropped(door: Door) -> None:
+    before_ns = monotonic_ns()
+    client = await raw_reader(door.port, b"{}")
+    assert (await client.frames())[0][0] == TEXT
+    after_ns = monotonic_ns()
+    for now_ns, kinds in (
+        (before_ns + 19 * NS_PER_S, [TEXT]),
+        (after_ns + 20 * NS_PER_S, [TEXT, PING]),
+        (after_ns + 39 * NS_PER_S, [TEXT]),
+        (after_ns + 40 * NS_PER_S, [TEXT, PING]),
+        (before_ns + 59 * NS_PER_S, [TEXT]),
+    ):
+        door.on_second(now_ns)
+        frames = await client.frames()
+        while len(frames) < len(kinds):
+            frames += await client.frames()
+        assert sorted(kind for kind, _ in frames) == kinds
+    door.on_second(after_ns + 60 * NS_PER_S)
+    assert await client.frames() == [
+        (CLOSE, aiohttp.WSCloseCode.POLICY_VIOLATION.to_bytes(2, "big") + b"no pong for 60 s")
+    ]
+    client.close()
 
 
 async def test_no_more_connections_than_allowed(tmp_path: Path) -> None:
@@ -226,6 +303,19 @@ async def test_no_more_connections_than_allowed(tmp_path: Path) -> None:
         assert refused.value.status == 503
         assert refused.value.headers is not None
         assert refused.value.headers["Retry-After"] == "1"
+
+
+async def test_a_connection_that_never_completes_a_request_is_closed(door: Door) -> None:
+    loop = asyncio.get_running_loop()
+    idle = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(3)]
+    for client, text in zip(idle, (b"", b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: webs", b"\x16\x03\x01"), strict=True):
+        client.setblocking(False)
+        await loop.sock_sendall(client, text)
+    async with asyncio.timeout(2 * HTTP_REQUEST_DEADLINE_NS / NS_PER_S):
+        for client in idle:
+            while await loop.sock_recv(client, 4_096):
+                pass
+            client.close()
 
 
 async def test_plain_http(tmp_path: Path) -> None:

@@ -162,14 +162,6 @@ class Place:
         assert state is not None
         return state
 
-    def stat(self, name: str) -> object:
-        """A figure of the next heartbeat."""
-        assert self.coordinator is not None
-        self.coordinator.beats.clear()
-        beats = self.until(lambda: self.coordinator and self.coordinator.beats)
-        assert beats
-        return beats[-1].stats[name]
-
     def close(self) -> None:
         for process in self.processes:
             if process.poll() is None:

@@ -76,6 +76,9 @@ def test_an_image_carries_the_newest_trades_of_each_instrument_in_order() -> Non
     total = IMAGE_TRADES_MAX + 50
     for seq in range(1, total + 1):
         ring.add(seq, seq, frame(seq, seq, trades=[trade(seq, 3 if seq == 7 else 0)]))
-    image = decode_frame(ring.with_recent_trades(frame(total, total)))
+    states = [m.StateRow(total, 0, instrument, 0, "") for instrument in (0, 3)]
+    bare = encode(m.EventFrame(1, total, total, total, [], [], [], [], states))
+    image = decode_frame(ring.with_recent_trades(bare))
+    assert image.states == states
     assert [row.seq for row in image.trades] == [7, *range(51, total + 1)]
     assert image.last_seq == total

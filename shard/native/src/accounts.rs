@@ -1,9 +1,8 @@
 //! Accounts, numbered as they come, and what each holds in each instrument.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
 use crate::book::OwnOrders;
 use crate::domain::{AccountName, SUM_MAX, Side};
+use crate::hash::NameHash;
 use crate::index::Index;
 
 /// One account in one instrument.
@@ -64,8 +63,7 @@ pub struct Accounts {
     max: usize,
     list: Vec<Account>,
     by_name: Index,
-    /// Keyed by chance, since customers have a say in the names. Never leaves the index.
-    hasher: RandomState,
+    name_hash: NameHash,
     holdings: Vec<Holding>,
     changes: Vec<HoldingChange>,
     sorted: Vec<u128>,
@@ -79,7 +77,7 @@ impl Accounts {
             max,
             list: Vec::new(),
             by_name: Index::new(),
-            hasher: RandomState::new(),
+            name_hash: NameHash::new(),
             holdings: Vec::new(),
             changes: Vec::new(),
             sorted: Vec::new(),
@@ -95,9 +93,7 @@ impl Accounts {
     /// The hash of an account's name, known or not.
     #[inline]
     pub fn hash(&self, name: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(name);
-        hasher.finish()
+        self.name_hash.hash(0, name)
     }
 
     /// Fetches what a look-up under `hash` will need first; what it returns means nothing.

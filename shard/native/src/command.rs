@@ -65,7 +65,7 @@ impl TextRule {
     #[inline]
     pub fn allows(&self, text: &[u8]) -> bool {
         (self.least..=self.most).contains(&text.len())
-            && text.iter().all(|&character| CLASSES[character as usize] & self.class != 0)
+            && text.iter().fold(self.class, |class, &character| class & CLASSES[character as usize]) != 0
     }
 
     #[cold]
@@ -166,50 +166,61 @@ pub enum Command<'a> {
     ArmDeadMan { account: &'a [u8], instrument: i64, timeout_ns: i64 },
 }
 
-/// The elements of one command's array that are still to be read.
+/// The fields of one command, in their order.
 struct Fields<'r, 'a> {
     reader: &'r mut Reader<'a>,
-    left: usize,
+    /// How many of the trailing fields that may be left out are there and not yet read.
+    optional: usize,
 }
 
 impl<'a> Fields<'_, 'a> {
     /// Any i64.
-    #[inline]
+    #[inline(always)]
     fn any(&mut self, name: &str) -> Result<i64, Fault> {
-        self.left -= 1;
         self.reader.int().map_err(|fault| fault.about(name))
     }
 
-    #[inline]
+    #[inline(always)]
     fn within(&mut self, name: &str, low: i64, high: i64) -> Result<i64, Fault> {
         let number = self.any(name)?;
         if number < low || number > high {
-            return Err(Fault::new(format!("{name} {number} is not one of {low}..{high}")));
+            return Err(outside(name, number, low, high));
         }
         Ok(number)
     }
 
-    #[inline]
+    #[inline(always)]
     fn word<W>(&mut self, name: &str, high: i64, of: impl Fn(i64) -> Option<W>) -> Result<W, Fault> {
         let number = self.any(name)?;
-        of(number).ok_or_else(|| Fault::new(format!("{name} {number} is not one of 0..{high}")))
+        of(number).ok_or_else(|| outside(name, number, 0, high))
     }
 
     /// An instant or a duration that may be left out.
     #[inline]
     fn instant(&mut self, name: &str) -> Result<i64, Fault> {
-        if self.left == 0 { Ok(0) } else { self.within(name, 0, SUM_MAX) }
+        if self.is_left_out() { Ok(0) } else { self.within(name, 0, SUM_MAX) }
+    }
+
+    /// Whether the next field, which may be left out, is.
+    #[inline(always)]
+    fn is_left_out(&mut self) -> bool {
+        match self.optional {
+            0 => true,
+            _ => {
+                self.optional -= 1;
+                false
+            }
+        }
     }
 
     #[inline]
     fn text(&mut self, name: &str, rule: &TextRule) -> Result<&'a [u8], Fault> {
-        self.left -= 1;
         let text = self.reader.text().map_err(|fault| fault.about(name))?;
         if rule.allows(text) { Ok(text) } else { Err(rule.refuse(name, text)) }
     }
 
     fn text_or_empty(&mut self, name: &str, rule: &TextRule) -> Result<&'a [u8], Fault> {
-        if self.left == 0 { Ok(b"") } else { self.text(name, rule) }
+        if self.is_left_out() { Ok(b"") } else { self.text(name, rule) }
     }
 
     #[inline]
@@ -230,6 +241,11 @@ impl<'a> Fields<'_, 'a> {
     fn order_id(&mut self, name: &str) -> Result<i64, Fault> {
         self.within(name, 0, ORDER_ID_MAX)
     }
+}
+
+#[cold]
+fn outside(name: &str, number: i64, low: i64, high: i64) -> Fault {
+    Fault::new(format!("{name} {number} is not one of {low}..{high}"))
 }
 
 /// Name, least and greatest number of fields of a tag, the tag itself not counted.
@@ -270,7 +286,7 @@ impl<'a> Command<'a> {
         if !(least..=most).contains(&left) {
             return Err(Fault::new(format!("{name} with {left} fields is not one of {least} to {most}")));
         }
-        let mut fields = Fields { reader, left };
+        let mut fields = Fields { reader, optional: left - least };
         match tag {
             1 => Self::submit(&mut fields),
             2 => Self::cancel(&mut fields),
@@ -362,7 +378,7 @@ impl<'a> Command<'a> {
                 if account.is_empty() && allowed & OPERATOR_BIT == 0 {
                     return Err(Fault::new("account '' (everybody) is for operators only"));
                 }
-                let instrument = if fields.left == 0 { ALL_INSTRUMENTS } else { fields.instrument_or_all()? };
+                let instrument = if fields.is_left_out() { ALL_INSTRUMENTS } else { fields.instrument_or_all()? };
                 Ok(Self::MassCancel { account, instrument })
             }
             6 => {
@@ -397,9 +413,9 @@ impl<'a> Command<'a> {
             }
             12 => {
                 let account = fields.text("account", &ACCOUNT)?;
-                let instrument = if fields.left == 0 { ALL_INSTRUMENTS } else { fields.instrument_or_all()? };
-                let after_order_id = if fields.left == 0 { 0 } else { fields.order_id("after_order_id")? };
-                let limit = if fields.left == 0 { 1000 } else { fields.within("limit", 1, 1000)? } as usize;
+                let instrument = if fields.is_left_out() { ALL_INSTRUMENTS } else { fields.instrument_or_all()? };
+                let after_order_id = if fields.is_left_out() { 0 } else { fields.order_id("after_order_id")? };
+                let limit = if fields.is_left_out() { 1000 } else { fields.within("limit", 1, 1000)? } as usize;
                 Ok(Self::QueryOpen { account, instrument, after_order_id, limit })
             }
             13 => {
@@ -443,7 +459,7 @@ impl<'a> Command<'a> {
 
 /// Reads an instrument's rules where a snapshot keeps them: in the order and under the laws of DefineInstrument.
 pub fn read_rules(reader: &mut Reader<'_>) -> Result<Rules, Fault> {
-    Command::rules(&mut Fields { reader, left: 10 })
+    Command::rules(&mut Fields { reader, optional: 0 })
 }
 
 /// Checks a MessagePack array of commands whose tags are in the bit mask `allowed`; how many there are.

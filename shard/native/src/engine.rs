@@ -222,7 +222,7 @@ impl Engine {
     fn check_follows(&self, record: &Record<'_>, commands: &[Command<'_>]) -> Result<(), Fault> {
         let refuse = |sentence: String| Err(Fault::new(format!("record: {sentence}")));
         let Moment { epoch, seq, ts_ns } = self.at;
-        if record.first_seq != seq + 1 {
+        if record.first_seq - 1 != seq {
             return refuse(format!("first_seq {} does not follow {seq}", record.first_seq));
         }
         if record.ts_ns <= ts_ns {

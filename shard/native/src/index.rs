@@ -177,9 +177,9 @@ fn spread(number: i64) -> u64 {
 }
 
 impl OrderIndex {
-    /// An empty index.
-    pub fn new() -> Self {
-        Self { blocks: Pool::with_capacity(0), by_number: Index::new() }
+    /// An empty index that will hold about `capacity` ids.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { blocks: Pool::with_capacity(capacity >> BLOCK_BITS), by_number: Index::new() }
     }
 
     #[inline]
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn order_ids_are_found_until_they_are_removed_and_their_blocks_are_used_again() {
-        let mut index = OrderIndex::new();
+        let mut index = OrderIndex::with_capacity(4_000);
         let ids: Vec<i64> =
             (0..4).flat_map(|instrument| (1..1_000).map(move |counter| instrument << 40 | counter)).collect();
         for (slot, &id) in ids.iter().enumerate() {

@@ -12,8 +12,10 @@ pub mod command;
 pub mod domain;
 pub mod engine;
 mod events;
+mod hash;
 mod index;
 mod instrument;
+mod memory;
 pub mod pool;
 mod record;
 #[cfg(any(feature = "python", test))]
@@ -36,7 +38,7 @@ mod python {
     use crate::wire::Fault;
 
     fn refusal(fault: Fault) -> PyErr {
-        PyValueError::new_err(fault.0)
+        PyValueError::new_err(fault.into_sentence())
     }
 
     fn poisoned() -> PyErr {

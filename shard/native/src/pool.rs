@@ -2,14 +2,16 @@
 
 use std::ops::{Index, IndexMut};
 
+use crate::memory::advise_large_pages;
+
 /// The name of no slot.
 pub const NONE: u32 = u32::MAX;
 
 /// Slots for which address space is reserved at most.
 const RESERVED_MAX: usize = 1 << 22;
 
-/// A block of slots. Address space for `capacity` slots is reserved at once, but a page of it costs memory only when
-/// its first slot is used. A freed slot is the next to be used again.
+/// A block of slots. Address space for `capacity` slots is reserved at once, but a page of it (a large one, if the
+/// system has them) costs memory only when its first slot is used. A freed slot is the next to be used again.
 pub struct Pool<T> {
     slots: Vec<T>,
     free: Vec<u32>,
@@ -18,7 +20,9 @@ pub struct Pool<T> {
 impl<T: Copy> Pool<T> {
     /// An empty pool that will hold about `capacity` slots; it grows beyond that if it must.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { slots: Vec::with_capacity(capacity.min(RESERVED_MAX)), free: Vec::new() }
+        let slots = Vec::with_capacity(capacity.min(RESERVED_MAX));
+        advise_large_pages(&slots);
+        Self { slots, free: Vec::new() }
     }
 
     /// Stores a value and returns the name of its slot.

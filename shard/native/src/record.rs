@@ -58,7 +58,7 @@ impl<'a> Record<'a> {
             return refuse(format!("payload of {payload_bytes} bytes exceeds {PAYLOAD_BYTES_MAX}"));
         }
         let first_seq = i64::from_le_bytes(fixed(bytes, 16));
-        if first_seq < 1 || first_seq > i64::MAX - i64::from(COMMANDS_MAX) {
+        if first_seq < 1 || first_seq - 1 > i64::MAX - i64::from(count) {
             return refuse(format!("first_seq {} is not in 1..2^63-1", first_seq as u64));
         }
         let ts_ns = i64::from_le_bytes(fixed(bytes, 24));

@@ -3,9 +3,8 @@
 //! An entry is the final answer under (account, instrument, client order id). The entry of an accepted Submit is also
 //! the memory of its order: it is not evicted while the order is open, and keeps the final state after that.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
 use crate::domain::{Broken, ClientId, Kind, Op, Reject, SelfTrade, Side, Status, TimeInForce};
+use crate::hash::NameHash;
 use crate::index::{Index, OrderIndex};
 use crate::pool::{NONE, Pool};
 
@@ -147,8 +146,7 @@ pub struct Window {
     owns: Vec<Own>,
     by_name: Index,
     by_order_id: OrderIndex,
-    /// Keyed by chance, since customers choose the ids. Never leaves the index.
-    hasher: RandomState,
+    name_hash: NameHash,
 }
 
 impl Window {
@@ -161,8 +159,8 @@ impl Window {
             fills: Pool::with_capacity(limits.ids_max),
             owns: Vec::new(),
             by_name: Index::new(),
-            by_order_id: OrderIndex::new(),
-            hasher: RandomState::new(),
+            by_order_id: OrderIndex::with_capacity(limits.ids_max),
+            name_hash: NameHash::new(),
         }
     }
 
@@ -195,11 +193,7 @@ impl Window {
     /// The hash of a client order id, of an account known or not.
     #[inline]
     pub fn hash(&self, account_hash: u64, instrument: u16, client_id: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write_u64(account_hash);
-        hasher.write_u16(instrument);
-        hasher.write(client_id);
-        hasher.finish()
+        self.name_hash.hash(account_hash.rotate_left(16) ^ u64::from(instrument), client_id)
     }
 
     /// The hash of a client order id of a known account.

@@ -8,21 +8,30 @@ use crate::domain::Text;
 const FALSE: u8 = 0xc2;
 const TRUE: u8 = 0xc3;
 
-/// Why bytes were refused: subject, rule, offending value.
+/// Why bytes were refused: subject, rule, offending value. One word long, so that a number or a refusal is returned in
+/// registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault(pub String);
+pub struct Fault(Box<Sentence>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sentence(String);
 
 impl Fault {
     /// A refusal, said in a sentence.
     #[cold]
     pub fn new(sentence: impl Into<String>) -> Self {
-        Self(sentence.into())
+        Self(Box::new(Sentence(sentence.into())))
     }
 
     /// The same refusal with its subject in front.
     #[cold]
     pub fn about(self, subject: impl std::fmt::Display) -> Self {
-        Self(format!("{subject}: {}", self.0))
+        Self::new(format!("{subject}: {}", self.0.0))
+    }
+
+    /// The sentence.
+    pub fn into_sentence(self) -> String {
+        self.0.0
     }
 }
 
@@ -93,8 +102,19 @@ impl<'a> Reader<'a> {
     }
 
     /// An integer within i64.
-    #[inline]
+    #[inline(always)]
     pub fn int(&mut self) -> Result<i64, Fault> {
+        match self.rest {
+            &[small @ 0x00..=0x7f, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(i64::from(small))
+            }
+            _ => self.long_int(),
+        }
+    }
+
+    #[inline(never)]
+    fn long_int(&mut self) -> Result<i64, Fault> {
         Ok(match self.byte()? {
             head @ 0x00..=0x7f => i64::from(head),
             head @ 0xe0..=0xff => i64::from(head as i8),
