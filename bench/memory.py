@@ -10,7 +10,7 @@ TARGET_IDLE_MB = 80.0
 
 def idle(running: Running) -> list[Row]:
     """Resident memory of each shard of a cluster that was just started."""
-    sizes = [psutil.Process(running.pid(shard.name)).memory_info().rss / 1e6 for shard in running.config.shards]
+    sizes = [psutil.Process(running.pid(node)).memory_info().rss / 1e6 for _, node in running.config.nodes()]
     return [
         row(
             "shard: resident memory, idle", sizes, "MB", target=TARGET_IDLE_MB, better="lower", detail="each shard once"

@@ -25,6 +25,7 @@ COORDINATOR_NAME = "c0"
 RISKD_NAME = "r0"
 """There is one of each, and the file has no section for them."""
 
+_LETTERS = ("a", "b")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _SYMBOL = re.compile(r"[A-Z0-9]{1,10}")
 
@@ -100,9 +101,29 @@ class MarketMaker(Section, frozen=True, kw_only=True):
 
 
 class Shard(Section, frozen=True, kw_only=True):
-    """One shard; its daemon is called `<name>`."""
+    """One shard; its daemons are its nodes, called `<name>-a` and, with two replicas, `<name>-b`."""
 
     name: str
+    replicas: Literal[1, 2] = 1
+
+
+class Replication(Section, frozen=True, kw_only=True):
+    """How the two nodes of a shard go together; without effect for a shard of one replica.
+
+    durability: `both` = on the disks of both nodes before an answer leaves; `replicated` = written by both nodes, on the
+    disks some milliseconds later: survives the loss of one machine, not that of two at once.
+    solo: whether a shard whose second node is away goes on (`allow`) or refuses orders until it is back (`refuse`).
+    """
+
+    durability: Literal["both", "replicated"] = "both"
+    solo: Literal["allow", "refuse"] = "allow"
+    suspect_ms: int = 400
+    """A primary that is silent for so long is replaced."""
+    shrink_ms: int = 300
+    """A primary goes on alone when its standby has acknowledged nothing for so long."""
+    failovers_max: int = 3
+    failovers_window_s: int = 600
+    """More failovers of one shard than that in so many seconds are left to an operator."""
 
 
 class InstrumentEntry(Section, frozen=True, kw_only=True):
@@ -135,6 +156,7 @@ class Config(Section, frozen=True, kw_only=True):
     gateway: Gateway = Gateway()
     marketdata: MarketData = MarketData()
     marketmaker: MarketMaker = MarketMaker()
+    replication: Replication = Replication()
     shards: list[Shard]
     instruments: list[InstrumentEntry] = field(default_factory=list)
 
@@ -148,12 +170,16 @@ class Config(Section, frozen=True, kw_only=True):
         """Directory of the ipc sockets, 0700."""
         return Path(self.cluster.run) if self.cluster.run else self.data / "run"
 
-    def shard_directory(self, shard: str) -> Path:
-        """Journal, snapshots and node state of one shard's replica."""
-        return self.data / "shards" / shard
+    def nodes(self) -> list[tuple[str, str]]:
+        """Every (shard, node) of the cluster, in the order of the file."""
+        return [(shard.name, f"{shard.name}-{letter}") for shard in self.shards for letter in _LETTERS[: shard.replicas]]
+
+    def node_directory(self, node: str) -> Path:
+        """Journal, snapshots and state of one node."""
+        return self.data / "shards" / node
 
     def endpoint(self, what: str) -> str:
-        """ipc endpoint of "control", "risk", "market", "orders.<shard>", "events.<shard>"."""
+        """ipc endpoint of "control", "risk", "market", "orders.<node>", "events.<node>", "replica.<node>"."""
         return f"ipc://{self.run / what}"
 
     def engine_config(self) -> m.EngineConfig:
@@ -252,16 +278,20 @@ def _check(config: Config) -> list[str]:
     if not names:
         faults.append("[[shards]] is empty; at least one shard is needed")
     others = [config.gateway.name, config.marketdata.name, config.marketmaker.name, COORDINATOR_NAME, RISKD_NAME]
-    daemons = [*names, *others]
+    daemons = [*(node for _, node in config.nodes()), *others]
     faults += [f"name {name!r} must match {_NAME.pattern}" for name in daemons if not _NAME.fullmatch(name)]
     twice = dict.fromkeys(name for name in daemons if daemons.count(name) > 1)
     faults += [f"name {name!r} is used by two daemons" for name in twice]
     if len(config.instruments) > INSTRUMENTS_MAX:
         faults.append(f"[[instruments]] has {len(config.instruments)} entries, at most {INSTRUMENTS_MAX}")
-    for section in (config.ceilings, config.journal):
+    for section in (config.ceilings, config.journal, config.replication):
         place = type(section).__name__.lower()
         values = {key: getattr(section, key) for key in section.__struct_fields__}
-        faults += [f"{place}.{key} must be at least 1, not {value}" for key, value in values.items() if value < 1]
+        faults += [
+            f"{place}.{key} must be at least 1, not {value}"
+            for key, value in values.items()
+            if isinstance(value, int) and value < 1
+        ]
     if config.ceilings.ids_max <= config.ceilings.orders_max:
         faults.append("ceilings.ids_max must be above ceilings.orders_max: every open order holds its id")
     for section_name in ("gateway", "marketdata"):

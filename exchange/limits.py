@@ -35,6 +35,8 @@ ORDER_DEADLINE_NS = 2 * NS_PER_S
 """How long a gateway tries before it answers 504, when the client names no deadline."""
 TICK_INTERVAL_NS = 100 * NS_PER_MS
 BEAT_INTERVAL_NS = 250 * NS_PER_MS
+NODE_BEAT_INTERVAL_NS = 50 * NS_PER_MS
+"""Of a shard's nodes, whose death must be noticed within the deadline of an order."""
 BEAT_SUSPECT_NS = 1 * NS_PER_S
 REGISTER_RETRY_NS = 250 * NS_PER_MS
 

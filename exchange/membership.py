@@ -17,9 +17,10 @@ class Membership:
     what they return. A coordinator that is away changes nothing here: the last map stays in force.
     """
 
-    def __init__(self, register: m.Register, stats: Stats) -> None:
+    def __init__(self, register: m.Register, stats: Stats, *, beat_interval_ns: int = BEAT_INTERVAL_NS) -> None:
         self._register = register
         self._stats = stats
+        self._beat_interval_ns = beat_interval_ns
         self._asked_ns: int | None = None
         self._beat_ns: int | None = None
         self.incarnation = 0
@@ -43,7 +44,7 @@ class Membership:
                 return []
             self._asked_ns = now_ns
             return [encode(self._register)]
-        if self._beat_ns is not None and now_ns - self._beat_ns < BEAT_INTERVAL_NS:
+        if self._beat_ns is not None and now_ns - self._beat_ns < self._beat_interval_ns:
             return []
         self._beat_ns = now_ns
         return [self.beat(now_ns)]
@@ -76,7 +77,9 @@ class Membership:
                 if self.map is None or message.map_version > self.map.version:
                     return [encode(m.AskMap())]
                 return []
-            case m.ClusterStatus() | m.Administered():
+            case m.ClusterStatus() | m.Administered() | m.Operated():
                 return []
+            case m.ShardView() | m.IsrAnswer() | m.StepDown():
+                return []  # a shard's own business
             case _:
                 assert_never(message)

@@ -509,7 +509,12 @@ class ShardMap(Wire, frozen=True, tag=20):
 
 
 class Register(Wire, frozen=True, tag=21):
-    """A daemon starts. A shard gets a new epoch and incarnation; others get an incarnation only."""
+    """A daemon starts and gets an incarnation; a node of a shard is also told the shard's present epoch.
+
+    The rest is of a node: `uuid` = its journal's, `session` is new with every process, `last_epoch` = term of its last
+    record, `lossy` = the machine was started anew since it last wrote, without an orderly end: what was not synced then
+    may be gone.
+    """
 
     role: str
     name: str
@@ -518,6 +523,11 @@ class Register(Wire, frozen=True, tag=21):
     last_seq: int
     promised_epoch: int
     endpoints: dict[str, str]
+    shard: str = ""
+    session: str = ""
+    last_epoch: int = 0
+    boot_id: str = ""
+    lossy: bool = False
 
 
 class Registered(Wire, frozen=True, tag=22):

@@ -31,6 +31,9 @@ EXIT_IO = 74
 EXIT_DEFECT = 70
 """Our own mistake was found while it could still do no harm (sysexits EX_SOFTWARE)."""
 
+EXIT_RESTART = 75
+"""Nothing is wrong, but only a new start leads on: the supervisor gives one at once (sysexits EX_TEMPFAIL)."""
+
 Log = structlog.stdlib.BoundLogger
 
 

@@ -37,10 +37,10 @@ NOTES_PER_S = 10
 
 def serve(daemon: Daemon) -> int:
     """Recover, join the cluster, serve until SIGTERM or SIGINT; returns the exit code."""
-    names = [shard.name for shard in daemon.config.shards]
+    names = [node for _, node in daemon.config.nodes()]
     if daemon.name not in names:
-        raise ConfigError([f"--name {daemon.name!r} is not one of the configured shards: {', '.join(names)}"])
-    directory = daemon.config.shard_directory(daemon.name)
+        raise ConfigError([f"--name {daemon.name!r} is not one of the configured nodes: {', '.join(names)}"])
+    directory = daemon.config.node_directory(daemon.name)
     open_private_directory(directory)
     lock = NodeLock(directory)
     try:

@@ -42,7 +42,7 @@ _GROUPS = ("core", "edge")
 def programs(config: Config) -> list[Program]:
     """All daemons of a cluster."""
     found = [Program(role, name, "core") for role, name in _PORTLESS]
-    found += [Program("shard", shard.name, "core") for shard in config.shards]
+    found += [Program("shard", node, "core") for _, node in config.nodes()]
     found.append(Program("marketdata", config.marketdata.name, "core"))
     found.append(Program("gateway", config.gateway.name, "edge"))
     if config.marketmaker.enabled:

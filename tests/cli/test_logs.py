@@ -22,8 +22,8 @@ def logs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def follow(logs: Path) -> Iterator[subprocess.Popen[str]]:
-    (logs / "s0.log").write_text("one\ntwo\nthree\n")
-    words = [sys.executable, "-m", "shardex", "logs", "s0", "-f", "-n", "2", "--data", str(logs.parent)]
+    (logs / "s0-a.log").write_text("one\ntwo\nthree\n")
+    words = [sys.executable, "-m", "shardex", "logs", "s0-a", "-f", "-n", "2", "--data", str(logs.parent)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -38,16 +38,16 @@ def read(process: subprocess.Popen[str], lines: int) -> list[str]:
 
 
 def test_following_goes_on_over_new_lines_and_a_rotation(logs: Path, follow: subprocess.Popen[str]) -> None:
-    assert read(follow, 2) == ["s0 | two", "s0 | three"]
-    with (logs / "s0.log").open("a") as log:
+    assert read(follow, 2) == ["s0-a | two", "s0-a | three"]
+    with (logs / "s0-a.log").open("a") as log:
         log.write("four\nhalf a li")
         log.flush()
-        assert read(follow, 1) == ["s0 | four"]
+        assert read(follow, 1) == ["s0-a | four"]
         log.write("ne\n")
-    assert read(follow, 1) == ["s0 | half a line"]
-    os.rename(logs / "s0.log", logs / "s0.log.1")
-    (logs / "s0.log").write_text("five\n")
-    assert read(follow, 1) == ["s0 | five"]
+    assert read(follow, 1) == ["s0-a | half a line"]
+    os.rename(logs / "s0-a.log", logs / "s0-a.log.1")
+    (logs / "s0-a.log").write_text("five\n")
+    assert read(follow, 1) == ["s0-a | five"]
     follow.send_signal(signal.SIGINT)
     _, told = follow.communicate(timeout=30)
     assert (follow.returncode, told) == (0, "")
@@ -55,14 +55,14 @@ def test_following_goes_on_over_new_lines_and_a_rotation(logs: Path, follow: sub
 
 def test_all_logs_are_shown_each_line_with_its_daemon(logs: Path) -> None:
     (logs / "supervisor.log").write_text("spawned\n")
-    (logs / "s0.log").write_bytes(b"caf\xc3\xa9\n\xff\xfe\n")
+    (logs / "s0-a.log").write_bytes(b"caf\xc3\xa9\n\xff\xfe\n")
     words = [sys.executable, "-m", "shardex", "logs", "--data", str(logs.parent)]
     told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
-    assert told.stdout == "supervisor | spawned\ns0 | café\ns0 | \ufffd\ufffd\n"
+    assert told.stdout == "supervisor | spawned\ns0-a | café\ns0-a | \ufffd\ufffd\n"
 
 
 def test_an_unknown_daemon_is_refused_by_name(logs: Path) -> None:
     words = [sys.executable, "-m", "shardex", "logs", "s9", "--data", str(logs.parent)]
     told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert told.returncode == 1
-    assert told.stderr == "shardex: there is no daemon s9; there are supervisor, c0, r0, s0, m0, g0\n"
+    assert told.stderr == "shardex: there is no daemon s9; there are supervisor, c0, r0, s0-a, m0, g0\n"

@@ -41,7 +41,7 @@ def test_a_detached_cluster_lives_until_it_is_taken_down(data: Path) -> None:
     told = shardex(data, "status", "--json")
     report = json.loads(told.stdout)
     assert (told.returncode, report["health"]) == (0, "healthy")
-    assert [row["name"] for row in report["daemons"]] == ["c0", "r0", "s0", "s1", "m0", "g0"]
+    assert [row["name"] for row in report["daemons"]] == ["c0", "r0", "s0-a", "s1-a", "m0", "g0"]
     assert {row["health"] for row in report["daemons"]} == {"healthy"}
     assert all(row["memory_mb"] > 1 and row["restarts"] == 0 for row in report["daemons"])
     table = shardex(data, "status")
@@ -72,7 +72,7 @@ def test_up_lays_out_a_new_cluster_and_says_which_engine_runs_and_who_may_trade(
         assert "nobody can trade yet; create a key: shardex keys add" in told.stdout
         report = json.loads(shardex(data, "status", "--json").stdout)
         assert report["engine"] == "reference"
-        assert [row["name"] for row in report["daemons"] if row["role"] == "shard"] == ["s0"]
+        assert [row["name"] for row in report["daemons"] if row["role"] == "shard"] == ["s0-a"]
         assert launcher.read_config(data).gateway.profile == "load"
     finally:
         launcher.stop(launcher.read_config(data))
@@ -120,12 +120,12 @@ def test_down_ends_the_orphans_of_a_killed_supervisor(data: Path) -> None:
 
 def test_up_replaces_the_orphans_of_a_killed_supervisor(data: Path) -> None:
     assert shardex(data, "up", "--detach").returncode == 0
-    orphan = launcher.attach(data).pid("s0")
+    orphan = launcher.attach(data).pid("s0-a")
     supervisor = supervision.supervisor_process(data)
     assert supervisor is not None
     supervisor.kill()
     assert shardex(data, "up", "--detach").returncode == 0
-    assert launcher.attach(data).pid("s0") != orphan
+    assert launcher.attach(data).pid("s0-a") != orphan
     assert shardex(data, "status").returncode == 0
 
 

@@ -47,10 +47,30 @@ def faults(file: Path, text: str, **environment: str) -> list[str]:
 def test_little_is_needed_and_places_follow_from_it(file: Path) -> None:
     config = read(file, MINIMAL)
     assert config.run == Path("/srv/x/run")
-    assert config.shard_directory("s0") == Path("/srv/x/shards/s0")
-    assert config.endpoint("orders.s0") == "ipc:///srv/x/run/orders.s0"
+    assert config.nodes() == [("s0", "s0-a")]
+    assert config.node_directory("s0-a") == Path("/srv/x/shards/s0-a")
+    assert config.endpoint("orders.s0-a") == "ipc:///srv/x/run/orders.s0-a"
     assert config.engine_config().ids_window_ns == 86_400 * 10**9
     assert config.instrument_list() == []
+
+
+def test_a_shard_of_two_replicas_has_two_nodes(file: Path) -> None:
+    config = read(file, MINIMAL + 'replicas = 2\n[[shards]]\nname = "s1"\n[replication]\ndurability = "replicated"\n')
+    assert config.nodes() == [("s0", "s0-a"), ("s0", "s0-b"), ("s1", "s1-a")]
+    assert (config.replication.durability, config.replication.solo) == ("replicated", "allow")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("replicas = 3\n", "Invalid enum value 3"),
+        ('[replication]\ndurability = "none"\n', "Invalid enum value 'none'"),
+        ("[replication]\nshrink_ms = 0\n", "replication.shrink_ms must be at least 1, not 0"),
+    ],
+)
+def test_replication_is_one_of_few_things(file: Path, text: str, said: str) -> None:
+    (fault,) = faults(file, MINIMAL + text)
+    assert said in fault
 
 
 def test_instruments_become_integers_and_spread_over_the_shards(file: Path) -> None:
@@ -122,8 +142,8 @@ def test_all_faults_are_told_at_once(file: Path) -> None:
     )
     found = faults(file, text)
     for sentence in (
-        "name 'S0' must match",
-        "name 's1' is used by two daemons",
+        "name 'S0-a' must match",
+        "name 's1-a' is used by two daemons",
         "ceilings.orders_max must be at least 1, not 0",
         "ceilings.ids_max must be above ceilings.orders_max",
         "gateway.port must be 0 to 65535, not 70000",
@@ -136,7 +156,8 @@ def test_all_faults_are_told_at_once(file: Path) -> None:
 
 
 def test_every_daemon_has_a_name_of_its_own(file: Path) -> None:
-    assert faults(file, MINIMAL + '[gateway]\nname = "s0"\n') == ["name 's0' is used by two daemons"]
+    assert faults(file, MINIMAL + '[gateway]\nname = "s0-a"\n') == ["name 's0-a' is used by two daemons"]
+    assert faults(file, MINIMAL + '[[shards]]\nname = "s0"\n') == ["name 's0-a' is used by two daemons"]
     assert faults(file, MINIMAL + '[marketdata]\nname = "c0"\n') == ["name 'c0' is used by two daemons"]
 
 
