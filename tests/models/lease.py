@@ -1,7 +1,7 @@
 """Randomised model of the rules by which an account's limit is split over shards (risk leases).
 
-riskd grants rights out of one limit to three shards. Its durable ledger holds per shard what it ever granted and what it
-knows to be released; a shard's replicated state holds what it applied, released and uses. Messages are delayed,
+riskd grants rights out of one limit to three shards. Its durable ledger holds per shard what it ever granted and knows
+to be released; a shard's replicated state holds what it applied, released and uses. Messages are delayed,
 reordered, duplicated and lost. riskd can crash before a grant is sent and can lose its disk: then it takes a new epoch
 and grants nothing until it has heard from every shard. Totals are cumulative: every message may come twice or late.
 
