@@ -513,7 +513,7 @@ class Register(Wire, frozen=True, tag=21):
 
     The rest is of a node: `uuid` = its journal's, `session` is new with every process, `last_epoch` = term of its last
     record, `lossy` = the machine was started anew since it last wrote, without an orderly end: what was not synced then
-    may be gone.
+    may be gone, `view_ver` = newest version of the shard's metadata that it has seen.
     """
 
     role: str
@@ -528,6 +528,7 @@ class Register(Wire, frozen=True, tag=21):
     last_epoch: int = 0
     boot_id: str = ""
     lossy: bool = False
+    view_ver: int = 0
 
 
 class Registered(Wire, frozen=True, tag=22):
@@ -565,7 +566,7 @@ class AskStatus(Wire, frozen=True, tag=26):
 
 
 class DaemonStatus(Wire, frozen=True):
-    """One daemon as the coordinator sees it. `age_ms` = since its last heartbeat."""
+    """One daemon as the coordinator sees it. `age_ms` = since its last heartbeat; `shard` and `epoch` of a node only."""
 
     role: str
     name: str
@@ -575,6 +576,25 @@ class DaemonStatus(Wire, frozen=True):
     health: str
     age_ms: int
     stats: dict[str, Any]
+    shard: str = ""
+
+
+class ShardStatus(Wire, frozen=True):
+    """One shard: who leads it, who is in sync, what is not as it should be.
+
+    Flags: SOLO = one copy only; NO_FAILOVER = nobody could take over now; FLAPPING = it changed hands too often, only an
+    operator moves it now; UNCLEAN = acknowledged orders may have been given up once; METADATA_BEHIND = the control store
+    went back in time, nothing is decided; LOGS_AWAITED = nobody leads until all nodes have shown their journals.
+    """
+
+    shard: str
+    epoch: int
+    ver: int
+    primary: str
+    isr: list[str]
+    nodes: list[str]
+    serving: bool
+    flags: list[str]
 
 
 class ClusterStatus(Wire, frozen=True, tag=27):
@@ -583,6 +603,7 @@ class ClusterStatus(Wire, frozen=True, tag=27):
     map_version: int
     health: str
     daemons: list[DaemonStatus]
+    shards: list[ShardStatus] = []
 
 
 class Administer(Wire, frozen=True, tag=28):
@@ -622,10 +643,14 @@ class ShardView(Wire, frozen=True, tag=30):
 
 
 class AskIsr(Wire, frozen=True, tag=31):
-    """The primary of `epoch` asks to record another in-sync set. Asking again is harmless."""
+    """The primary of `epoch` asks to record another in-sync set in place of the one in `ver` of the metadata.
+
+    It is granted only while the metadata stands at `ver`, so a view with a higher one decides it for ever.
+    """
 
     shard: str
     request: int
+    ver: int
     epoch: int
     node: str
     incarnation: int
@@ -676,7 +701,7 @@ class Elect(Wire, frozen=True, tag=36):
 
 
 class Operated(Wire, frozen=True, tag=37):
-    """Answer to Switch and Elect: empty `refused` = it is under way."""
+    """Answer to Switch and Elect: empty `refused` = it is done, the new term is recorded."""
 
     refused: str
 

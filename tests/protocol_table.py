@@ -24,6 +24,7 @@ FAMILIES = {
     "published by a shard": messages.Published,
     "to the coordinator": messages.CoordinatorInbound,
     "from the coordinator": messages.CoordinatorOutbound,
+    "between nodes": messages.ReplicaMessage,
     "to riskd": messages.RiskInbound,
     "from riskd": messages.RiskOutbound,
     "to marketdata": messages.MarketInbound,

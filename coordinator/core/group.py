@@ -5,20 +5,31 @@ A change takes a record and gives the next one, or raises Denied with a sentence
     R2  Every member of the in-sync set has every committed record of the present term and of all before it.
     R3  The set shrinks only here, on the word of the primary of the present term, or because a session has ended.
     R4  A member is added on the word of the primary of the present term, for its present incarnation only.
+        What a primary asks for names the version that it wants to change: once refused, or once the record has moved
+        on, no late copy of the request can be granted. Primaries rely on that.
     R5  A new primary comes from the set. Only an operator may break this, and then `unclean` says so for ever.
-    R8  A new session of a node ends its old one: that is removed from the set, unless nobody else is in it.
-    The set is never empty once somebody led, the primary is always in it, and terms only grow.
+    R8  A new session of a node ends its old one: that is removed from the set, unless nobody else of it is alive. Then
+        the new session leads the next term, for its journal has whatever was acknowledged.
+        In the mode `replicated` that is not so when the machine crashed (`lossy`): others of the set come first, and an
+        only member that had not yet served its term, hence had not yet synced what it inherited, is *weighed*: nobody
+        leads until both logs are known; the greater leads, and `unclean` says that something may be missing.
+    The set is never empty once somebody led, the primary is in it, and terms only grow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
+
+from coordinator.core.rules import ALL, Rules
 
 Session = tuple[str, int]
 """(node, incarnation): one uptime of one node."""
 
 NOBODY: Session = ("", 0)
+
+Log = tuple[int, int]
+"""(term of the last record, last seq): of two nodes' logs the greater one has every acknowledged record of the other."""
 
 
 class Denied(Exception):
@@ -26,17 +37,25 @@ class Denied(Exception):
 
 
 class Node(Struct, frozen=True, array_like=True):
-    """A node as it registered last. `session_uuid` is new with every process, `journal_uuid` with every journal."""
+    """A node as it registered last. `session_uuid` is new with every process, `journal_uuid` with every journal.
+
+    Its journal ended at `last_seq` of term `last_epoch` then.
+    """
 
     incarnation: int
     journal_uuid: str
     session_uuid: str
     pid: int
     endpoints: dict[str, str]
+    last_epoch: int = 0
+    last_seq: int = 0
 
 
 class Group(Struct, frozen=True, array_like=True):
-    """Metadata of one shard. `served_epoch` = the newest term whose primary said that it was ready."""
+    """Metadata of one shard. `served_epoch` = the newest term whose primary said that it was ready.
+
+    `weighing` = nobody leads (`primary` is NOBODY) until logs were compared.
+    """
 
     epoch: int = 0
     primary: Session = NOBODY
@@ -44,6 +63,7 @@ class Group(Struct, frozen=True, array_like=True):
     served_epoch: int = 0
     unclean: bool = False
     nodes: dict[str, Node] = {}
+    weighing: bool = False
 
     def current(self, node: str) -> Session:
         """The node's present session; NOBODY when it never registered."""
@@ -57,36 +77,53 @@ Alive = Callable[[Session], bool]
 def check(group: Group) -> None:
     """The laws that can be seen in one record. AssertionError = our own defect."""
     assert bool(group.epoch) == bool(group.isr), "somebody leads exactly when the set is not empty"
-    assert not group.isr or group.primary in group.isr, "the primary is in the set"
+    assert group.weighing or not group.isr or group.primary in group.isr, "the primary is in the set"
+    assert not group.weighing or group.primary == NOBODY, "nobody leads while logs are compared"
     assert len({node: None for node, _ in group.isr}) == len(group.isr), "one session a node"
 
 
-def register(group: Group, name: str, node: Node, alive: Alive) -> Group:
+def would_lead(group: Group, name: str, alive: Alive) -> bool:
+    """A new session of this node would have to lead: its old one is in the set and nobody else of it is alive."""
+    return not group.isr or (group.current(name) in group.isr and not _living(group, name, alive))
+
+
+def register(
+    group: Group, name: str, node: Node, alive: Alive, *, lossy: bool = False, relaxed: bool = False, rules: Rules = ALL
+) -> Group:
     """A new session of a node begins (R8). The caller has checked journal and promise with `refusal`.
 
-    When the old session was in the set and nobody else of the set is alive, the new one leads the next term: whatever
-    was acknowledged is in its journal, and the old primary, should it live, can no longer commit without it.
+    `relaxed` = the mode `replicated`; `lossy` = as in Register.
     """
-    old = group.current(name)
+    leads, living, old = would_lead(group, name, alive), _living(group, name, alive), group.current(name)
+    was_primary, was_member = group.primary == old, old in group.isr
     session = (name, node.incarnation)
-    group = replace(group, nodes={**group.nodes, name: node})
     others = tuple(member for member in group.isr if member != old)
-    living = [member for member in others if group.current(member[0]) == member and alive(member)]
-    if not group.isr or (old in group.isr and not living):
-        group = replace(group, epoch=group.epoch + 1, primary=session, isr=(session,))
-    elif group.primary == old:
-        group = promote(replace(group, isr=others, primary=living[0]), living[0])
+    group = replace(group, nodes={**group.nodes, name: node})
+    if was_primary and not rules.session_starts_term:
+        return replace(group, primary=session, isr=frozen((session, *others)))
+    if was_member and not was_primary and not rules.session_ends_membership:
+        return replace(group, isr=frozen((session, *others)))
+    lossy = lossy and relaxed and rules.weigh_lossy
+    if not leads:
+        changed = replace(group, isr=others)
+        changed = _lead(changed, living[0]) if was_primary else changed
+    elif group.weighing or (lossy and not others and len(group.nodes) > 1 and group.served_epoch < group.epoch):
+        changed = replace(group, primary=NOBODY, isr=(session,), weighing=True)
+    elif lossy and others:
+        changed = _lead(group, others[0]) if was_primary else replace(group, isr=others)
     else:
-        group = replace(group, isr=others)
-    check(group)
-    return group
+        changed = _lead(group, session)
+    check(changed)
+    return changed
 
 
-def refusal(group: Group, shard: str, name: str, *, journal_uuid: str, promised_epoch: int) -> str:
+def refusal(
+    group: Group, shard: str, name: str, *, journal_uuid: str, promised_epoch: int, alive: Alive = lambda _: False
+) -> str:
     """Why a journal may not come back as this node's; empty when it may.
 
-    A node that others can replace may come with any journal: it will be filled from the primary. The last one in the
-    set holds the only copy of what was acknowledged, so it must be that copy.
+    A node that a living member of the set can fill may come with any journal. Else its journal may be the only copy
+    within reach of what was acknowledged, so it must be that copy.
     """
     known = group.nodes.get(name)
     if promised_epoch > group.epoch:
@@ -94,7 +131,7 @@ def refusal(group: Group, shard: str, name: str, *, journal_uuid: str, promised_
             f"METADATA_BEHIND: {name!r} of shard {shard!r} has promised epoch {promised_epoch}, the control store knows "
             f"only {group.epoch}: the store went back in time; restore its newest copy"
         )
-    if known is None or group.isr != (group.current(name),):
+    if known is None or name not in [node for node, _ in group.isr] or _others(group, name, alive):
         return ""
     if known.journal_uuid != journal_uuid:
         return (
@@ -109,27 +146,74 @@ def refusal(group: Group, shard: str, name: str, *, journal_uuid: str, promised_
     return ""
 
 
-def change_isr(group: Group, *, epoch: int, asker: Session, isr: tuple[Session, ...]) -> Group:
-    """The primary of the present term asks for another set (R3, R4). The set it has already is no change."""
+def would_lead(group: Group, name: str, alive: Alive) -> bool:
+    """A new session of this node would lead the next term, because no other member of a set with it is alive."""
+    return group.current(name) in group.isr and not _others(group, name, alive)
+
+
+def hold_back(group: Group, name: str, node: Node) -> Group:
+    """A new session of a node that would lead, but whose journal may have lost its end: nobody leads for now (R8)."""
+    return replace(group, nodes={**group.nodes, name: node})
+
+
+def elect_greatest(group: Group, names: list[str], alive: Alive) -> Group:
+    """Nobody leads and all of `names` have shown their journals: the one that goes furthest leads (R8)."""
+    sessions = [group.current(name) for name in names]
+    missing = [name for name, session in zip(names, sessions, strict=True) if not alive(session)]
+    if missing:
+        raise Denied(f"the journal of {', '.join(missing)} is not known")
+
+    def log(session: Session) -> tuple[int, int, bool]:
+        node = group.nodes[session[0]]
+        return node.last_epoch, node.last_seq, session[0] == group.primary[0]
+
+    winner = max(sessions, key=log)
+    changed = replace(group, epoch=group.epoch + 1, primary=winner, isr=(winner,), unclean=True)
+    check(changed)
+    return changed
+
+
+def _others(group: Group, name: str, alive: Alive) -> list[Session]:
+    """Living members of the set besides this node."""
+    return [session for session in group.isr if session[0] != name and group.current(session[0]) == session and alive(session)]
+
+
+def change_isr(
+    group: Group,
+    *,
+    ver: int,
+    asked_ver: int,
+    epoch: int,
+    asker: Session,
+    isr: tuple[Session, ...],
+    rules: Rules = ALL,
+) -> Group:
+    """The primary of the present term asks for another set (R3, R4). The set it has already is no change.
+
+    `ver` = the record's version in the store, `asked_ver` = the one that the request names.
+    """
     if epoch != group.epoch or asker != group.primary:
-        raise Denied(f"{asker[0]} leads no term {epoch}: term {group.epoch} is led by {group.primary[0]}")
+        raise Denied(f"{asker[0]} leads no term {epoch}: term {group.epoch} is led by {group.primary[0] or 'nobody'}")
+    if frozen(isr) == frozen(group.isr):
+        return group
+    if asked_ver != ver and rules.ask_names_ver:
+        raise Denied(f"{asker[0]} asks for a change of version {asked_ver}, the record stands at {ver}")
     if asker not in isr:
         raise Denied(f"{asker[0]} cannot leave the set that it leads")
     for member in isr:
         if group.current(member[0]) != member:
-            raise Denied(f"incarnation {member[1]} of {member[0]} is over")
-    if frozen(isr) == frozen(group.isr):
-        return group
+            raise Denied(f"incarnation {member[1]} of {member[0] or 'nobody'} is over")
     changed = replace(group, isr=frozen(isr))
     check(changed)
     return changed
 
 
-def fail_over(group: Group, alive: Alive) -> Group:
+def fail_over(group: Group, alive: Alive, *, rules: Rules = ALL) -> Group:
     """The primary is gone: the first member of the set that is alive leads the next term (R5)."""
-    for member in group.isr:
+    electable = group.isr if rules.promote_from_set else tuple(map(group.current, group.nodes))
+    for member in electable:
         if member != group.primary and group.current(member[0]) == member and alive(member):
-            return promote(group, member)
+            return _lead(group, member)
     raise Denied(f"nobody else in the in-sync set is alive: {', '.join(node for node, _ in group.isr)}")
 
 
@@ -137,9 +221,19 @@ def promote(group: Group, member: Session) -> Group:
     """`member` of the set leads the next term, alone until others have joined it."""
     if member not in group.isr or group.current(member[0]) != member:
         raise Denied(f"{member[0]} is not in the in-sync set")
-    changed = replace(group, epoch=group.epoch + 1, primary=member, isr=(member,))
-    check(changed)
-    return changed
+    return _lead(group, member)
+
+
+def weigh(group: Group, logs: Mapping[Session, Log]) -> Group:
+    """Compare logs (R8). `logs`: of present sessions, as named by nodes that know this very record: theirs grow no more.
+
+    Unchanged while the log of a known node is missing.
+    """
+    sessions = [group.current(name) for name in sorted(group.nodes)]
+    if not group.weighing or any(session not in logs for session in sessions):
+        return group
+    best = max(sessions, key=lambda session: (logs[session], session in group.isr))
+    return replace(_lead(group, best), unclean=True)
 
 
 def elect(group: Group, name: str, *, accept_loss: bool) -> Group:
@@ -147,15 +241,27 @@ def elect(group: Group, name: str, *, accept_loss: bool) -> Group:
     member = group.current(name)
     if member == NOBODY:
         raise Denied(f"{name} has never registered")
-    if member in group.isr:
+    if member in group.isr and not group.weighing:
         return promote(group, member)
     if not accept_loss:
-        raise Denied(f"{name} is not in the in-sync set: acknowledged orders may be lost; say --accept-loss to do it")
-    changed = replace(group, epoch=group.epoch + 1, primary=member, isr=(member,), unclean=True)
-    check(changed)
-    return changed
+        why = "the logs were not compared" if group.weighing else f"{name} is not in the in-sync set"
+        raise Denied(f"{why}: acknowledged orders may be lost; say --accept-loss to do it")
+    return replace(_lead(group, member), unclean=True)
 
 
 def frozen(isr: tuple[Session, ...]) -> tuple[Session, ...]:
     """A set of sessions in its one form."""
     return tuple(sorted(dict.fromkeys(isr)))
+
+
+def _living(group: Group, name: str, alive: Alive) -> list[Session]:
+    """Members of the set on other nodes whose session has not ended."""
+    return [
+        member for member in group.isr if member[0] != name and group.current(member[0]) == member and alive(member)
+    ]
+
+
+def _lead(group: Group, member: Session) -> Group:
+    changed = replace(group, epoch=group.epoch + 1, primary=member, isr=(member,), weighing=False)
+    check(changed)
+    return changed

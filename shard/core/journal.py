@@ -70,6 +70,12 @@ class SegmentHead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
         """Position before the first record."""
         return Position(self.base_seq, self.base_epoch, self.base_ts_ns, self.base_chain)
 
+    def behind(self, base: Position) -> "SegmentHead":
+        """The same head of a segment that starts behind `base`."""
+        return msgspec.structs.replace(
+            self, base_seq=base.seq, base_epoch=base.epoch, base_ts_ns=base.ts_ns, base_chain=base.chain
+        )
+
 
 class Segment(NamedTuple):
     """One segment that can be read."""

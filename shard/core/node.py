@@ -1,15 +1,19 @@
 """One node of a replicated shard: who it is in this term, what it sends to the other node, what counts as committed. Pure.
 
-A turn of the shell, in this order, which is the safety argument (rules R1-R10, W3-W8 of docs/PROTOCOL.md):
+A turn of the shell, in this order, which is the safety argument (rules R1 to R10, W3 to W8 of docs/PROTOCOL.md):
 
 1. cues: `on_order`, `on_link`, `on_view`, `on_answer`, `on_tick`, ...
-2. `promise`: when it is above what is durable, persist it before anything else of this turn (R1)
-3. `form`: records to write; for a primary one that it made, for a standby those that it was sent. Write them, then send
-   what `replicate` returns (it travels while the disk works), then `on_written` (executes), sync, `on_synced`
-4. `ready`: what may leave now: answers, events, acknowledgements, requests to the coordinator, work on the journal
+2. when `promise` is above `promised`: make it durable, then `on_promised`; nothing else of this turn comes before (R1)
+3. `ready`: what may leave now. Perform it before the disk is touched: what others have made committed need not wait
+4. `form`: records to write; a primary made one, a standby was sent them. When there are any: write them, send what
+   `replicate` returns (it travels while the disk works), then `on_written` (executes)
+5. while `must_sync`: make the journal durable, then `on_synced`. In the mode `replicated` it is often False: then the
+   shell syncs in the background within 5 ms and says with `on_synced(seq)` how far. A failed write or sync ends the
+   process at once; `synced_seq` is what is then known to be durable
+6. `ready` again
 
 Roles
-    WAITING   registered or not, no view of the shard yet
+    WAITING   no view of the shard, or deposed and no view of the new term yet
     STANDBY   another node leads: joins its log, appends, acknowledges
     PRIMARY   leads the term of the view: executes, commits when every required node has acknowledged
 """
@@ -23,38 +27,30 @@ from exchange import messages as m
 from exchange.domain import NS_PER_MS
 from exchange.errors import WireError
 from exchange.wire import decode_replica, encode
-from shard.core.journal import Position, advance
-from shard.core.outcome import event_frame
-from shard.core.record import decode_head, decode_record
-from shard.core.replay import apply
+from shard.core.insync import InSync, Session, session
+from shard.core.intake import Intake
+from shard.core.journal import Position
 from shard.core.replica import Phase, Replica
 from shard.core.rules import ALL, Rules
+from shard.core.standing import Fetch, Standing
 
 LINK_BEAT_NS = 50 * NS_PER_MS
-LINK_SILENCE_NS = 300 * NS_PER_MS
-"""A required standby that has not acknowledged for so long is asked to be dropped (T_shrink)."""
+SHRINK_NS = 300 * NS_PER_MS
 JOIN_RETRY_NS = 100 * NS_PER_MS
-ASK_RETRY_NS = 100 * NS_PER_MS
-STALL_REFUSE_NS = 500 * NS_PER_MS
-"""A primary that could not commit for so long refuses new batches instead of letting them wait."""
+STALL_NS = 500 * NS_PER_MS
+"""A primary that could not commit for so long refuses batches instead of letting them wait."""
+STEP_DOWN_NS = 1_000 * NS_PER_MS
+"""A planned switch that has not happened within this time is given up."""
 DOUBT_RECORDS_MAX = 256
-WINDOW_BYTES_MAX = 4 * 1024 * 1024
-"""Records sent to a standby and not acknowledged; also what one fetch may read from the journal at once is below it."""
-FETCH_BYTES_MAX = 1024 * 1024
 TERMS_MAX = 64
+TRAILS_MAX = 4 * DOUBT_RECORDS_MAX
+EPOCH_MAX = (1 << 32) - 1
 
 
 class Role(Enum):
     WAITING = "waiting"
     STANDBY = "standby"
     PRIMARY = "primary"
-
-
-class Fetch(NamedTuple):
-    """Read whole records behind `after_seq`, at most `bytes_max` (at least one), and hand them to `on_fetched`."""
-
-    after_seq: int
-    bytes_max: int
 
 
 class Cut(NamedTuple):
@@ -80,21 +76,8 @@ class Ready(NamedTuple):
     notes: list[str]
 
 
-class _Standing:
-    """What a primary knows of its standby's present incarnation."""
-
-    def __init__(self, peer: bytes, member: m.Member, seq: int, now_ns: int) -> None:
-        self.peer = peer
-        self.member = member
-        self.sent_seq = seq
-        self.acked_seq = seq
-        self.heard_ns = now_ns
-        self.window_bytes = 0
-        self.fetching = False
-
-
 class Node:
-    """Single-threaded; no method blocks. `synced` = False for the mode in which a standby acknowledges what it wrote."""
+    """Single-threaded; no method blocks. All `now_ns` are monotonic, all `wall_ns` are wall-clock time."""
 
     def __init__(
         self,
@@ -105,8 +88,16 @@ class Node:
         promised: int,
         terms: Iterable[m.Term],
         oldest_seq: int,
+        relaxed: bool = False,
+        solo: bool = True,
+        shrink_ns: int = SHRINK_NS,
         rules: Rules = ALL,
     ) -> None:
+        """`terms` = where each term ends in the journal, oldest first; `oldest_seq`: the records behind it are there.
+
+        `relaxed` = the mode `replicated`: a record counts as soon as it is written on both. `solo` = False: no batches
+        are taken while there is no standby. `shrink_ns` = how long a required standby may be silent.
+        """
         self.replica = replica
         self.role = Role.WAITING
         self.promised = promised
@@ -114,35 +105,38 @@ class Node:
         self.incarnation = 0
         self.view: m.ShardView | None = None
         self.oldest_seq = oldest_seq
-        self.commit_seq = 0
+        self.synced_seq = 0
+        self.heard_ns = 0
         self.diverged = ""
         self._shard = shard
         self._node = node
+        self._relaxed = relaxed
+        self._solo = solo
+        self._shrink_ns = shrink_ns
         self._rules = rules
         self._terms: list[m.Term] = list(terms)
         self._instruments: list[m.Instrument] = []
         self._now_ns = 0
         self._wall_ns = 0
-        self._own_seq = replica.position.seq
+        self._tick_ns = 0
         self._formed: list[tuple[bytes, Position]] = []
-        self._primary_record = False
         # primary
-        self._standing: _Standing | None = None
-        self._adding: m.Member | None = None
-        self._trails: deque[tuple[int, int]] = deque()
-        self._request = 0
-        self._asked: m.AskIsr | None = None
-        self._asked_ns = 0
-        self._doubt_since_ns = 0
-        self._stepping: m.StepDown | None = None
-        # standby
-        self._joined = False
-        self._join_ns = 0
-        self._queue: deque[tuple[bytes, Position]] = deque()
-        self._tail = replica.position
-        self._heard_ns = 0
-        # outputs
+        self._led_epoch = 0
+        self._insync: InSync | None = None
+        self._standing: Standing | None = None
+        self._trails: deque[tuple[int, int, int]] = deque(maxlen=TRAILS_MAX)
+        self._progress_ns = 0
         self._beat_ns = 0
+        self._sync_first = False
+        self._stepping: m.StepDown | None = None
+        self._stepping_ns = 0
+        self._drained_ns = 0
+        # standby
+        self._intake = Intake(replica.position)
+        self._join_ns = 0
+        self._heard_commit_seq = 0
+        self._owes_ack = False
+        # what is to leave
         self._to_standby: list[tuple[bytes, bytes, bytes]] = []
         self._to_primary: list[tuple[bytes, bytes]] = []
         self._control: list[bytes] = []
@@ -158,15 +152,15 @@ class Node:
 
     @property
     def serving(self) -> bool:
-        """Leads, and what opened its term is committed."""
-        return self.role is Role.PRIMARY and self.replica.serving and not self._stalled
+        """Leads, what opened its term is committed, and batches are taken."""
+        return self.role is Role.PRIMARY and self.replica.serving and not self._hindrance
 
     @property
     def mode(self) -> str:
         """`solo`, `paired`, `joining` for a primary; `standby` or `waiting` else."""
-        if self.role is not Role.PRIMARY:
+        if self._insync is None:
             return self.role.value
-        if self._required:
+        if self._insync.standby is not None:
             return "paired"
         return "joining" if self._standing is not None else "solo"
 
@@ -176,35 +170,44 @@ class Node:
         return self.replica.position.seq - self._standing.acked_seq if self._standing is not None else -1
 
     @property
-    def hears_primary_ns(self) -> int:
-        """When this standby last heard its primary."""
-        return self._heard_ns
-
-    @property
-    def busy(self) -> bool:
-        """`form` would give records without any further cue."""
-        if self.role is Role.STANDBY:
-            return bool(self._queue)
-        return self.replica.busy and self.replica.in_doubt < DOUBT_RECORDS_MAX and self._stepping is None
-
-    @property
     def last_term(self) -> int:
         """Term of the last record."""
         return self.replica.position.epoch
 
     @property
-    def _required(self) -> list[m.Member]:
-        """R2: the maximal view without this node: recorded in-sync set and what is being added."""
-        if self.view is None or not self._rules.commit_needs_view:
-            return []
-        required = [member for member in self.view.isr if member.node != self._node]
-        if self._adding is not None and self._adding not in required:
-            required.append(self._adding)
-        return required
+    def busy(self) -> bool:
+        """`form` would give records without any further cue."""
+        if self.role is Role.PRIMARY:
+            return self.replica.busy and self._may_form
+        return bool(self._intake) and self._cut is None
 
     @property
-    def _stalled(self) -> bool:
-        return bool(self.replica.in_doubt) and self._now_ns - self._doubt_since_ns > STALL_REFUSE_NS
+    def must_sync(self) -> bool:
+        """The shell must make the journal durable now, whether or not it wrote to it in this turn."""
+        behind = self.synced_seq < self.replica.position.seq
+        return behind and (self._sync_first or self._durable_seq < self.replica.position.seq)
+
+    @property
+    def _durable_seq(self) -> int:
+        """Up to where this node's own copy counts. R10: alone it counts when it is synced, in any mode."""
+        alone = self._insync is None or self._insync.required is None
+        relaxed = self._relaxed and (self.role is Role.STANDBY or not alone or not self._rules.sync_solo)
+        return self.replica.position.seq if relaxed or not self._rules.sync_before_ack else self.synced_seq
+
+    @property
+    def _may_form(self) -> bool:
+        return self._stepping is None and self.replica.in_doubt < DOUBT_RECORDS_MAX
+
+    @property
+    def _hindrance(self) -> str:
+        """Why no batch can be committed now; empty when it can."""
+        if self._insync is None:
+            return ""
+        if not self._solo and self._insync.standby is None:
+            return "it has no standby and may not go on alone"
+        if self.replica.in_doubt and self._now_ns - self._progress_ns > STALL_NS:
+            return "its standby does not answer and the coordinator has not decided"
+        return ""
 
     # --- cues: the coordinator ---------------------------------------------------------------------------------------
 
@@ -223,38 +226,38 @@ class Node:
         """The shard's metadata; older ones are dropped."""
         if not self.incarnation or (self.view is not None and view.ver <= self.view.ver):
             return
-        before, self.view = self.view, view
-        if view.epoch < self.promise and self._rules.fence:
-            self._notes.append(f"view of term {view.epoch} is below the promised term {self.promise}")
-            self.view = before
+        if (view.epoch < self.promise and self._rules.fence) or view.epoch > EPOCH_MAX:
+            self._notes.append(f"view of term {view.epoch} dropped: term {self.promise} is promised")
             return
         self.promise = max(self.promise, view.epoch)
-        mine = (view.primary.node, view.primary.incarnation) == (self._node, self.incarnation)
-        if mine and (before is None or before.epoch != view.epoch or self.role is not Role.PRIMARY):
-            self._lead(view)
-        elif not mine and (self._rules.obey_refusal or self.role is not Role.PRIMARY):
-            self._follow(before)
-        if self.role is Role.PRIMARY:
-            self._review()
+        before, self.view = self.view, view
+        if (view.primary.node, view.primary.incarnation) == (self._node, self.incarnation):
+            if view.epoch > self._led_epoch:
+                self._lead(view)
+            elif self._insync is not None:
+                self._watch(self._insync, view)
+        elif self.role is Role.PRIMARY and not self._rules.obey_refusal:
+            assert self._insync is not None
+            me = self._insync.view.primary
+            self._insync.view = m.ShardView(view.shard, view.ver, self._led_epoch, me, [me], view.members)
+        else:
+            self._follow(before, view)
 
     def on_answer(self, answer: m.IsrAnswer) -> None:
         """The store decided about an in-sync set."""
-        asked = self._asked
         self.on_view(answer.view)
-        if asked is None or answer.request != asked.request:
-            return
-        self._asked = None
-        self._adding = None
-        if self.role is Role.PRIMARY:
-            self._review()
+        if self._insync is not None:
+            self._insync.on_answer(answer)
+            self._review(self._insync)
 
     def on_step_down(self, request: m.StepDown) -> None:
-        """Planned switch: form no more records; hand over when everything is acknowledged."""
-        standing = self._standing
-        if self.role is Role.PRIMARY and self.view is not None and request.epoch == self.view.epoch:
-            if standing is not None and standing.member == request.to and request.to in self._required:
+        """Planned switch: form no more records; hand over when everything is acknowledged. Ignored when it is not apt."""
+        insync = self._insync
+        if insync is not None and request.epoch == insync.view.epoch and self._stepping is None:
+            if insync.standby is not None and session(insync.standby) == session(request.to):
                 self._stepping = request
-                self._review()
+                self._stepping_ns = self._now_ns
+                self._drained_ns = 0
 
     # --- cues: customers and time ---------------------------------------------------------------------------------------
 
@@ -264,14 +267,20 @@ class Node:
         self.replica.on_message(header, payload, peer, wall_ns)
 
     def on_tick(self, wall_ns: int, now_ns: int, *, log_tick: bool) -> None:
-        """Time passes; `log_tick` = the next record carries a Tick."""
-        self._now_ns, self._wall_ns = now_ns, wall_ns
-        if log_tick and self.role is Role.PRIMARY and self.replica.in_doubt < DOUBT_RECORDS_MAX:
-            self.replica.on_tick(wall_ns)
-        if self.role is Role.PRIMARY:
-            self._beat_standby()
-            self._review()
-        elif self.role is Role.STANDBY and not self._joined and now_ns - self._join_ns >= JOIN_RETRY_NS:
+        """Time passes; call it at least every 50 ms. `log_tick` = the next record carries a Tick."""
+        gap_ns = now_ns - self._tick_ns
+        if self._tick_ns and gap_ns > self._shrink_ns // 2:
+            self.heard_ns = min(now_ns, self.heard_ns + gap_ns)  # this process stood still: nobody else is blamed
+        self._tick_ns = self._now_ns = now_ns
+        self._wall_ns = wall_ns
+        if self._insync is not None:
+            if log_tick and self._may_form:
+                self.replica.on_tick(wall_ns)
+            if self._standing is not None and now_ns - self._beat_ns >= LINK_BEAT_NS:
+                self._append(self._standing, b"", self._standing.sent_seq)
+            self._review(self._insync)
+            self.replica.refuse(self._hindrance)
+        elif self.role is Role.STANDBY and not self._intake.joined:
             self._join()
 
     # --- cues: the other node --------------------------------------------------------------------------------------------
@@ -284,7 +293,7 @@ class Node:
         except WireError as error:
             self._notes.append(str(error))
             return
-        if self._rules.name_target and message.target != self.incarnation:
+        if message.target != self.incarnation and self._rules.name_target:
             return
         if message.epoch < self.promise and self._rules.fence:
             if not isinstance(message, m.Fenced):
@@ -307,13 +316,10 @@ class Node:
                 assert_never(message)
 
     def on_fetched(self, records: bytes, last_seq: int) -> None:
-        """Answer to a Fetch: whole records that follow what was sent to the standby."""
+        """Answer to a Fetch: whole records, up to `last_seq`, that follow what was sent to the standby."""
         standing = self._standing
-        if standing is None or not standing.fetching:
-            return
-        standing.fetching = False
-        if records and last_seq > standing.sent_seq:
-            self._append_to(standing, records, standing.sent_seq, last_seq)
+        if standing is not None and standing.fetched(records):
+            self._append(standing, records, last_seq)
 
     # --- the turn -----------------------------------------------------------------------------------------------------------
 
@@ -325,74 +331,60 @@ class Node:
         """Records to write now, in order."""
         assert not self._formed, "one write at a time"
         assert self.promised == self.promise, "a promise is durable before anything else"
-        self._primary_record = False
         if self._cut is not None:
             return []
-        if self.role is Role.STANDBY:
-            self._formed = list(self._queue)
-            self._queue.clear()
-        elif self.role is Role.PRIMARY and self._stepping is None and self.replica.in_doubt < DOUBT_RECORDS_MAX:
-            self.replica.held = bool(self._required)
-            record = self.replica.form()
-            if record:
-                self._primary_record = True
-                self._formed = [(record, self.replica.formed_position)]
+        if self.role is Role.PRIMARY:
+            record = self.replica.form() if self._may_form else b""
+            self._formed = [(record, self.replica.formed_position)] if record else []
+        else:
+            self._formed = self._intake.drain()
         return [record for record, _ in self._formed]
 
     def replicate(self) -> list[tuple[bytes, bytes, bytes]]:
         """Messages for the standby that may travel while the record is being synced."""
         standing = self._standing
-        if self._primary_record and standing is not None:
+        if self._formed and standing is not None:
             record, after = self._formed[0]
-            before = self.replica.position.seq
-            if standing.sent_seq == before and standing.window_bytes < WINDOW_BYTES_MAX and not standing.fetching:
-                self._append_to(standing, record, before, after.seq)
+            if standing.open and standing.sent_seq == self.replica.position.seq:
+                self._append(standing, record, after.seq)
         messages, self._to_standby = self._to_standby, []
         return messages
 
     def on_written(self) -> None:
         """What `form` gave lies in the journal: execute it. Poisoned when the engine fails."""
-        if self._primary_record:
-            self.replica.on_written()
-            after = self.replica.position
-            if self._standing is not None:
-                self._trails.append((after.seq, self.replica.engine.trail()))
-            if not self.replica.in_doubt:
-                self._doubt_since_ns = self._now_ns
-        else:
-            for record, after in self._formed:
-                first_seq = self.replica.position.seq + 1
-                outcome = apply(self.replica.engine, record, after)
-                self.replica.position = after
-                self.replica.ring.add(first_seq, after.seq, event_frame(outcome))
-        for _, after in self._formed:
+        for record, after in self._formed:
+            if self.role is Role.PRIMARY:
+                if not self.replica.in_doubt:
+                    self._progress_ns = self._now_ns
+                self.replica.on_written()
+                self._trails.append((after.seq, after.chain, self.replica.engine.trail()))
+            else:
+                self.replica.on_replicated(record, after)
+                self._owes_ack = True
             self._note_term(after)
-
-    def on_synced(self) -> None:
-        """What `form` gave is durable here."""
-        primary = self._primary_record
         self._formed = []
-        self._primary_record = False
-        self._own_seq = self.replica.position.seq
-        if primary:
-            self.replica.on_synced()
-            self._commit()
-        else:
-            self._acknowledge()
+
+    def on_synced(self, seq: int | None = None) -> None:
+        """The journal is durable up to `seq`; None = everything that was written."""
+        self.synced_seq = max(self.synced_seq, self.replica.position.seq if seq is None else seq)
+        if self._sync_first and self._insync is not None and self.synced_seq == self.replica.position.seq:
+            self._review(self._insync)
 
     def ready(self) -> Ready:
         """What may leave now; it is not returned again."""
+        assert self.promised == self.promise, "a promise is durable before anything else"
+        fetch = None
+        if self._insync is not None:
+            self._commit(self._insync)
+            self._hand_over(self._insync)
+            fetch = self._standing.fetch(self.replica.position.seq) if self._standing is not None else None
+        elif self.role is Role.STANDBY:
+            self._commit_heard()
+            self._acknowledge()
         inner = self.replica.ready()
-        fetch = self._fetch()
+        notes = [*inner.notes, *self._notes]
         ready = Ready(
-            inner.send,
-            inner.publish,
-            self._to_standby,
-            self._to_primary,
-            self._control,
-            fetch,
-            self._cut,
-            [*inner.notes, *self._notes],
+            inner.send, inner.publish, self._to_standby, self._to_primary, self._control, fetch, self._cut, notes
         )
         self._to_standby, self._to_primary, self._control, self._notes = [], [], [], []
         return ready
@@ -401,35 +393,58 @@ class Node:
 
     def _lead(self, view: m.ShardView) -> None:
         """R6: the whole log is truth; the term opens with EpochStart."""
-        self._queue.clear()
-        self._standing = None
-        self._adding = None
-        self._asked = None
-        self._stepping = None
-        self._trails.clear()
+        self._intake.reset(self.replica.position)
+        self._stop_leading()
         self.role = Role.PRIMARY
+        self._led_epoch = view.epoch
+        self._insync = InSync(self._node, view, self._rules)
+        self.heard_ns = self._progress_ns = self._now_ns
         self.replica.begin_term(view.epoch, self.incarnation, self._instruments, self._wall_ns)
-        self._doubt_since_ns = self._now_ns
         self._notes.append(f"leads term {view.epoch} from seq {self.replica.position.seq}")
 
-    def _on_join(self, message: m.Join, peer: bytes) -> None:
-        view = self.view
-        if self.role is not Role.PRIMARY or view is None or message.epoch != view.epoch:
-            return
-        member = next(
-            (one for one in view.members if (one.node, one.incarnation) == (message.node, message.sender)), None
-        )
-        if member is None or member.node == self._node:
-            return
-        common = self._common(message.terms)
-        last_seq = message.terms[-1].last_seq if message.terms else 0
-        snapshot = common < self.oldest_seq
-        if not self._rules.cut_suffix:
-            common = last_seq
-        joined = common == last_seq and not snapshot
+    def _stop_leading(self) -> None:
+        self._insync = None
+        self._standing = None
+        self._stepping = None
+        self._sync_first = False
         self._trails.clear()
-        self._standing = _Standing(peer, member, common, self._now_ns) if joined else None
-        self._reply(peer, m.JoinAt(view.epoch, self.incarnation, message.sender, common, snapshot))
+
+    def _step_back(self, why: str) -> None:
+        self._notes.append(why)
+        self._stop_leading()
+        self.role = Role.WAITING
+        self.replica.abdicate(silent=self._rules.doubt_is_silent)
+
+    def _watch(self, insync: InSync, view: m.ShardView) -> None:
+        before = insync.standby
+        insync.on_view(view)
+        if insync.standby != before:
+            self.heard_ns = self._now_ns
+        self._review(insync)
+
+    def _on_join(self, message: m.Join, peer: bytes) -> None:
+        insync, standing = self._insync, self._standing
+        if insync is None or message.epoch != insync.view.epoch:
+            return
+        who: Session = (message.node, message.sender)
+        member = next((member for member in insync.view.members if session(member) == who), None)
+        if member is None or member.node == self._node or self.diverged:
+            return
+        last_seq = message.terms[-1].last_seq if message.terms else 0
+        common = self._common(message.terms) if self._rules.cut_suffix else last_seq
+        known = standing is not None and session(standing.member) == who
+        if standing is not None and known and common < standing.acked_seq:
+            return  # an old copy: it has acknowledged more since
+        snapshot = common < self.oldest_seq
+        self._heard(who)
+        if common != last_seq or snapshot:
+            self._standing = None if known else standing
+        elif standing is not None and known:
+            standing.peer = peer
+            standing.restart(common)
+        else:
+            self._standing = Standing(peer, member, common)
+        self._reply(peer, m.JoinAt(insync.view.epoch, self.incarnation, message.sender, common, snapshot))
 
     def _common(self, theirs: list[m.Term]) -> int:
         """Last record end that both journals have: within one term, one is a prefix of the other."""
@@ -444,218 +459,176 @@ class Node:
         return 0
 
     def _on_appended(self, message: m.Appended, peer: bytes) -> None:
-        standing = self._standing
-        if self.role is not Role.PRIMARY or standing is None or message.sender != standing.member.incarnation:
+        insync, standing = self._insync, self._standing
+        if insync is None or standing is None or message.epoch != insync.view.epoch:
             return
-        standing.heard_ns = self._now_ns
+        if message.sender != standing.member.incarnation and self._rules.name_target:
+            return
+        if message.last_seq > self.replica.position.seq or not self._agrees(message):
+            return
+        self._heard(session(standing.member))
         standing.peer = peer
-        if message.last_seq > standing.sent_seq:
-            return
-        if message.last_seq > standing.acked_seq:
-            standing.acked_seq = message.last_seq
-            if standing.acked_seq == standing.sent_seq:
-                standing.window_bytes = 0
-        if (
-            message.last_seq < standing.sent_seq
-            and message.last_seq == standing.acked_seq
-            and not standing.window_bytes
-        ):
-            standing.sent_seq = message.last_seq
-        self._compare_trail(message)
-        self._commit()
+        standing.acked(message.last_seq)
+        self._review(insync)
 
-    def _compare_trail(self, message: m.Appended) -> None:
-        """R13: the same log must give the same outcomes."""
+    def _heard(self, who: Session) -> None:
+        """A sign of life of the node that is required, or of one that may be."""
+        standby = self._insync.standby if self._insync is not None else None
+        if standby is None or session(standby) == who:
+            self.heard_ns = self._now_ns
+
+    def _agrees(self, message: m.Appended) -> bool:
+        """R13: the same log must give the same outcomes. Trails are kept as far as acknowledgements may reach back."""
         while self._trails and self._trails[0][0] < message.last_seq:
             self._trails.popleft()
-        if self._trails and self._trails[0][0] == message.last_seq and self._trails[0][1] != message.trail:
-            self.diverged = (
-                f"at seq {message.last_seq} the standby's trail is {message.trail}, ours {self._trails[0][1]}"
-            )
-            self._notes.append(self.diverged)
+        if not self._trails or self._trails[0][0] != message.last_seq or not self._rules.compare_logs:
+            return True
+        _, chain, trail = self._trails[0]
+        if (chain, trail) == (message.chain, message.trail):
+            return True
+        self.diverged = (
+            f"at seq {message.last_seq} the standby has chain {message.chain:016x}, trail {message.trail:08x}; "
+            f"here they are {chain:016x}, {trail:08x}"
+        )
+        self._notes.append(self.diverged)
+        self._standing = None
+        return False
 
-    def _commit(self) -> None:
-        """W7: committed = durable here and acknowledged by every required node."""
-        seq = self._own_seq
-        for member in self._required:
-            standing = self._standing
-            seq = min(seq, standing.acked_seq if standing is not None and standing.member == member else 0)
-        if seq > self.commit_seq:
-            self.commit_seq = seq
-            self._doubt_since_ns = self._now_ns
-        self.replica.held = bool(self._required)
-        self.replica.release(self._own_seq if not self._required else self.commit_seq)
+    def _commit(self, insync: InSync) -> None:
+        """W7: committed = durable here and acknowledged by whom the maximal view requires."""
+        seq, required, standing = self._durable_seq, insync.required, self._standing
+        if required is not None:
+            there = standing is not None and session(standing.member) == session(required)
+            seq = min(seq, standing.acked_seq if standing is not None and there else 0)
+        if seq > self.replica.committed_seq:
+            self._progress_ns = self._now_ns
+        self.replica.release(seq if self._rules.release_after_commit else self.replica.position.seq)
 
-    def _review(self) -> None:
+    def _review(self, insync: InSync) -> None:
         """Who should be in the in-sync set, and is the store asked for it?"""
-        self._commit()
-        view, standing = self.view, self._standing
-        assert view is not None
-        if self._stepping is not None and standing is not None and standing.acked_seq == self.replica.position.seq:
-            if not self.replica.in_doubt and self._asked is None:
-                self._hand_over(view, self._stepping)
+        standing, now_ns = self._standing, self._now_ns
+        silent = now_ns - self.heard_ns > self._shrink_ns
+        me = insync.view.primary
+        question = insync.repeat(now_ns)
+        if insync.asked is not None or self._stepping is not None:
+            pass
+        elif insync.standby is not None:
+            if silent and self._solo:
+                # What was acknowledged by both must be durable here before this node may be the only one (R3).
+                self._sync_first = self.synced_seq < self.replica.position.seq
+                question = None if self._sync_first else insync.ask([me], now_ns)
+        elif standing is None or silent or standing.sent_seq < self.replica.position.seq:
+            insync.forget()
+        else:
+            self._commit(insync)
+            insync.require(standing.member)
+            if standing.acked_seq >= self.replica.committed_seq:
+                question = insync.ask([me, standing.member], now_ns)
+        if question is not None:
+            self._control.append(question)
+
+    def _hand_over(self, insync: InSync) -> None:
+        """A planned switch: say that the standby has everything, or give it up."""
+        stepping, standing, seq = self._stepping, self._standing, self.replica.position.seq
+        if stepping is None:
             return
-        me = [member for member in view.isr if member.node == self._node]
-        others = [member for member in view.isr if member.node != self._node]
-        if self._asked is not None:
-            if self._now_ns - self._asked_ns >= ASK_RETRY_NS:
-                self._asked_ns = self._now_ns
-                self._control.append(encode(self._asked))
-            return
-        silent = standing is None or self._now_ns - standing.heard_ns > LINK_SILENCE_NS
-        if others and (silent or standing is None or standing.member not in others):
-            if self._now_ns - max(self._doubt_since_ns, standing.heard_ns if standing else 0) > LINK_SILENCE_NS:
-                self._ask(me)
-                if not self._rules.shrink_recorded_first:
-                    self.view = m.ShardView(view.shard, view.ver, view.epoch, view.primary, me, view.members)
-                    self._commit()
-        elif not others and standing is not None and not silent and standing.acked_seq == self.replica.position.seq:
-            if self._rules.require_before_add:
-                self._adding = standing.member
-            self._ask([*me, standing.member])
+        if self._now_ns - self._stepping_ns > STEP_DOWN_NS:
+            self._stepping = None
+        elif standing is not None and standing.acked_seq == seq == self.replica.committed_seq:
+            if not self._drained_ns or self._now_ns - self._drained_ns >= JOIN_RETRY_NS:
+                self._drained_ns = self._now_ns
+                epoch = insync.view.epoch
+                self._control.append(
+                    encode(m.Drained(self._shard, epoch, self._node, self.incarnation, stepping.to, seq))
+                )
 
-    def _ask(self, isr: list[m.Member]) -> None:
-        assert self.view is not None
-        self._request += 1
-        self._asked = m.AskIsr(self._shard, self._request, self.view.epoch, self._node, self.incarnation, isr)
-        self._asked_ns = self._now_ns
-        self._control.append(encode(self._asked))
-
-    def _hand_over(self, view: m.ShardView, request: m.StepDown) -> None:
-        seq = self.replica.position.seq
-        if self._now_ns - self._asked_ns >= ASK_RETRY_NS:
-            self._asked_ns = self._now_ns
-            self._control.append(
-                encode(m.Drained(self._shard, view.epoch, self._node, self.incarnation, request.to, seq))
-            )
-
-    def _beat_standby(self) -> None:
-        standing = self._standing
-        if standing is not None and self._now_ns - self._beat_ns >= LINK_BEAT_NS:
-            self._beat_ns = self._now_ns
-            self._append_to(standing, b"", standing.sent_seq, standing.sent_seq)
-
-    def _append_to(self, standing: _Standing, records: bytes, prev_seq: int, last_seq: int) -> None:
-        assert self.view is not None
-        header = m.Append(self.view.epoch, self.incarnation, standing.member.incarnation, prev_seq, self.commit_seq)
+    def _append(self, standing: Standing, records: bytes, last_seq: int) -> None:
+        self._beat_ns = self._now_ns
+        header = m.Append(
+            self._led_epoch,
+            self.incarnation,
+            standing.member.incarnation,
+            standing.sent_seq,
+            self.replica.committed_seq,
+        )
         self._to_standby.append((standing.peer, encode(header), records))
-        standing.sent_seq = last_seq
-        standing.window_bytes += len(records)
+        standing.sent(last_seq, len(records))
 
-    def _fetch(self) -> Fetch | None:
-        standing = self._standing
-        if (
-            self.role is not Role.PRIMARY
-            or standing is None
-            or standing.fetching
-            or standing.sent_seq >= self.replica.position.seq
-            or standing.window_bytes >= WINDOW_BYTES_MAX
-        ):
-            return None
-        standing.fetching = True
-        return Fetch(standing.sent_seq, FETCH_BYTES_MAX)
+    def _on_fenced(self, message: m.Fenced) -> None:
+        if self._insync is not None and self._rules.obey_refusal and message.epoch > self._led_epoch:
+            self.promise = max(self.promise, message.epoch)
+            self._step_back(f"fenced by term {message.epoch}: stepping back")
 
     # --- standby -------------------------------------------------------------------------------------------------------------------
 
-    def _follow(self, before: m.ShardView | None) -> None:
-        view = self.view
-        assert view is not None
+    def _follow(self, before: m.ShardView | None, view: m.ShardView) -> None:
         if self.role is Role.PRIMARY:
-            self._notes.append(f"term {view.epoch} is led by {view.primary.node}: stepping back")
-            self.replica.abdicate()
-            self._standing = None
-            self._adding = None
-            self._asked = None
-            self._stepping = None
-            self._formed = []
-        self.role = Role.STANDBY
+            self._step_back(f"term {view.epoch} is led by {view.primary.node or 'nobody'}: stepping back")
+        self.role = Role.STANDBY if view.primary.incarnation else Role.WAITING
         if before is None or (before.epoch, before.primary) != (view.epoch, view.primary):
-            self._joined = False
-            self._queue.clear()
-            self._tail = self.replica.position
-            self._join()
+            self._intake.reset(self.replica.position)
+            self._join_ns = 0
+            if self.role is Role.STANDBY:
+                self._join()
 
     def _join(self) -> None:
+        """Say what this journal has. Also when something was lost on the way: the primary sends again from there."""
         view = self.view
-        if view is None or not view.epoch:
+        if view is None or (self._join_ns and self._now_ns - self._join_ns < JOIN_RETRY_NS):
             return
         self._join_ns = self._now_ns
-        self._queue.clear()
-        self._tail = self.replica.position
         join = m.Join(view.epoch, self.incarnation, view.primary.incarnation, self._node, self._terms[-TERMS_MAX:])
         self._to_primary.append((encode(join), b""))
 
-    def _from_primary(self, message: m.JoinAt | m.Append) -> bool:
+    def _obeys(self, message: m.JoinAt | m.Append) -> bool:
+        """R1: only the leader of the promised term is obeyed."""
+        if not self._rules.fence:
+            return True
         view = self.view
-        return (
-            self.role is Role.STANDBY
-            and view is not None
-            and message.epoch == view.epoch
-            and (message.sender == view.primary.incarnation or not self._rules.name_target)
-        )
+        if self.role is not Role.STANDBY or view is None or not message.epoch == view.epoch == self.promise:
+            return False
+        return message.sender == view.primary.incarnation or not self._rules.name_target
 
     def _on_join_at(self, message: m.JoinAt) -> None:
-        if not self._from_primary(message) or self._joined:
+        if not self._obeys(message) or self._intake.joined or self.role is not Role.STANDBY:
             return
-        self._heard_ns = self._now_ns
+        self.heard_ns = self._now_ns
         if message.snapshot or message.cut_seq < self.replica.position.seq:
             self._cut = Cut(message.cut_seq, message.snapshot)
-            return
-        if message.cut_seq == self.replica.position.seq:
-            self._joined = True
-            self._acknowledge()
+        elif message.cut_seq == self.replica.position.seq:
+            self._intake.leader = (message.epoch, message.sender)
+            self._owes_ack = True
 
     def _on_append(self, message: m.Append, records: bytes) -> None:
-        if not self._from_primary(message) or not self._joined:
+        if not self._obeys(message) or (not self._intake.joined and self._rules.fence):
             return
-        self._heard_ns = self._now_ns
-        if message.prev_seq > self._tail.seq:
-            self._joined = False  # something was lost on the way: find the common point again
+        self.heard_ns = self._now_ns
+        self._intake.leader = (message.epoch, message.sender)
+        self._owes_ack = True
+        if message.prev_seq > self._intake.tail.seq:
+            self._join()
             return
         try:
-            self._take(records)
+            self._intake.take(records)
         except ValueError as fault:
             self._notes.append(f"records of the primary do not follow: {fault}")
-            self._joined = False
             return
-        self.commit_seq = max(self.commit_seq, min(message.commit_seq, self._own_seq))
-        if not self._queue:
-            self._acknowledge()
+        self._heard_commit_seq = max(self._heard_commit_seq, message.commit_seq)
 
-    def _take(self, records: bytes) -> None:
-        """Queue those records that follow what is queued. ValueError leaves what was good in the queue."""
-        offset = 0
-        while offset < len(records):
-            head = decode_head(records[offset : offset + 48])
-            record = records[offset : offset + head.record_bytes]
-            offset += head.record_bytes
-            if head.last_seq <= self._tail.seq:
-                continue
-            decode_record(record)
-            after = advance(self._tail, head, record)
-            self._queue.append((record, after))
-            self._tail = after
+    def _commit_heard(self) -> None:
+        """What the primary said is committed and this journal has; joined, so it is the same."""
+        seq = min(self._heard_commit_seq, self.replica.position.seq)
+        self.replica.release(seq if self._rules.release_after_commit else self.replica.position.seq)
 
     def _acknowledge(self) -> None:
-        view, position = self.view, self.replica.position
-        if self.role is Role.STANDBY and self._joined and view is not None:
-            primary = view.primary.incarnation
-            appended = m.Appended(
-                view.epoch, self.incarnation, primary, position.seq, position.chain, self.replica.engine.trail()
-            )
-            self._to_primary.append((encode(appended), b""))
-
-    def _on_fenced(self, message: m.Fenced) -> None:
-        if self.role is Role.PRIMARY and self._rules.obey_refusal and self.view is not None:
-            if message.epoch > self.view.epoch:
-                self._notes.append(f"fenced by term {message.epoch}: stepping back")
-                self.promise = max(self.promise, message.epoch)
-                self.replica.abdicate()
-                self._standing = None
-                self._adding = None
-                self._asked = None
-                self._stepping = None
-                self.role = Role.WAITING
+        position = self.replica.position
+        if not self._owes_ack or not self._intake.joined or self._intake or self._durable_seq < position.seq:
+            return
+        self._owes_ack = False
+        epoch, primary = self._intake.leader
+        trail = self.replica.engine.trail()
+        appended = m.Appended(epoch, self.incarnation, primary, position.seq, position.chain, trail)
+        self._to_primary.append((encode(appended), b""))
 
     # --- both ------------------------------------------------------------------------------------------------------------------------
 

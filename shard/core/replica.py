@@ -3,22 +3,23 @@
 A turn of the shell, in this order, which is the safety argument:
 
 1. cues: `on_message`, `on_tick`, `begin_term`, `define`, `drain`
-2. `form`: the record of this turn. When there is one: write it to the journal, `on_written` (executes it), make it
-   durable, `on_synced`. Its bytes are fixed and written before any of its commands runs: a failed write leaves the
-   state untouched, and a command that kills the process can be found in the journal. When write or sync fails, call
-   nothing more: exit.
-3. With a standby whose acknowledgement is required (`held`), what a record did waits for `release`.
+2. `form`: the record of this turn. When there is one: write it to the journal, then `on_written` (executes it). Its
+   bytes are fixed and written before any of its commands runs: a failed write leaves the state untouched, and a
+   command that kills the process can be found in the journal. When write or sync fails, call nothing more: exit.
+   A record that another node made enters by `on_replicated`.
+3. What a record did is in doubt until `release`: the node says when it is committed.
 4. `ready`: what may leave now. It holds only what is committed, or was refused and will never be in a record.
 
 Phases
-    WAITING   no term yet: batches are refused, followers are served what recovery brought back
+    WAITING   leads no term: batches are refused
     SERVING   from `begin_term` on: batches enter records
     DRAINING  from `drain` on: new batches are refused, what is in the inbox is still executed
 
 Laws
     A batch is executed whole or refused whole; `Refused` says that nothing of it was or will be executed.
     A record is stamped with the newest time that the shell passed in, never with more, except to stay above the last.
-    Nothing that a record did leaves before it is committed: durable here and, while `held`, released by the node.
+    Nothing that a record did leaves before it is released. What recovery brought back is not known to be committed:
+    followers wait until it is.
 """
 
 from collections import deque
@@ -86,21 +87,23 @@ class _Flight(NamedTuple):
     ticks: int
 
 
-class _Held(NamedTuple):
-    """A record that was executed here and is not committed yet."""
+class _Doubt(NamedTuple):
+    """A record that was executed here and is not known to be committed."""
 
     flight: _Flight
     outcome: bytes
 
 
 class Replica:
-    """Single-threaded; no method blocks. `position` is where the journal stands, counting written records."""
+    """Single-threaded; no method blocks. `position` is where the journal stands, counting written records; everything
+    up to `committed_seq` was released, 0 = nothing is known yet."""
 
     def __init__(self, *, shard: str, node: str, engine: Engine, position: Position, ring: Ring) -> None:
         self.position = position
         self.ring = ring
         self.engine = engine
         self.phase = Phase.WAITING
+        self.committed_seq = 0
         self._shard = shard
         self._node = node
         self._epoch = position.epoch
@@ -113,9 +116,8 @@ class Replica:
         self._tick_due = False
         self._followers: dict[bytes, int] = {}
         self._flight: _Flight | None = None
-        self._outcome = b""
-        self._doubt: deque[_Held] = deque()
-        self.held = False
+        self._doubt: deque[_Doubt] = deque()
+        self._refusing = ""
         self._notes: list[str] = []
         self._send: list[Parcel] = []
         self._publish: list[tuple[bytes, bytes]] = []
@@ -124,11 +126,6 @@ class Replica:
     def epoch(self) -> int:
         """The term in which records are formed now."""
         return self._epoch
-
-    @property
-    def committed_seq(self) -> int:
-        """Everything up to here is durable and has been released."""
-        return self.ring.last_seq
 
     @property
     def serving(self) -> bool:
@@ -148,7 +145,7 @@ class Replica:
 
     @property
     def in_doubt(self) -> int:
-        """Records that were executed here and are not committed yet."""
+        """Records that were executed here and are not known to be committed."""
         return len(self._doubt)
 
     @property
@@ -226,37 +223,56 @@ class Replica:
         """The record of `form` lies in the journal: execute it. Poisoned when the engine fails."""
         flight = self._flight
         assert flight is not None, "on_written answers a record"
-        self._outcome = apply(self.engine, flight.record, flight.after)
-        self.position = flight.after
-
-    def on_synced(self) -> None:
-        """The record is durable here: its answers and events may leave, unless they are held for a standby."""
-        assert self._flight is not None, "on_synced follows on_written"
-        self._doubt.append(_Held(self._flight, self._outcome))
+        outcome = apply(self.engine, flight.record, flight.after)
         self._flight = None
-        self._outcome = b""
-        if not self.held:
-            self.release(self.position.seq)
+        self.position = flight.after
+        self._doubt.append(_Doubt(flight, outcome))
+
+    def on_replicated(self, record: bytes, after: Position) -> None:
+        """A record of the primary that follows `position` lies in the journal: execute it. Poisoned as above."""
+        assert self._flight is None and self.phase is Phase.WAITING, "who leads makes its own records"
+        outcome = apply(self.engine, record, after)
+        self._doubt.append(_Doubt(_Flight(record, self.position.seq + 1, after, 0, [], 0), outcome))
+        self.position = after
 
     def release(self, seq: int) -> None:
-        """Everything up to `seq` is committed."""
+        """Everything up to `seq`, which is no more than `position` has, is committed."""
+        self.committed_seq = max(self.committed_seq, seq)
         while self._doubt and self._doubt[0].flight.after.seq <= seq:
             self._settle(*self._doubt.popleft())
 
-    def abdicate(self) -> None:
-        """The term is over: nothing in doubt is ever answered (E4), what has no seq is refused as not executed."""
-        self._doubt.clear()
-        self._flight = None
-        self._outcome = b""
+    def refuse(self, why: str) -> None:
+        """Take no batches and keep none waiting until this is called with "": nothing can be committed now."""
+        self._refusing = why
+        if why:
+            self._empty_inbox("FAILING_OVER", f"shard {self._shard}: {why}")
+
+    def abdicate(self, *, silent: bool = True) -> None:
+        """The term is over. What has no seq is refused as not executed.
+
+        What is in doubt may be in the next primary's log and become committed: its senders are never answered (E4), its
+        events leave when it is. `silent` = False breaks that rule.
+        """
+        if not silent:
+            for doubt in self._doubt:
+                for batch in doubt.flight.batches:
+                    self._refuse(batch.peer, batch.number, "NOT_PRIMARY", f"term {self._epoch} is over")
+        self._doubt = deque(
+            _Doubt(doubt.flight._replace(own=0, batches=[], ticks=0), doubt.outcome) for doubt in self._doubt
+        )
         self._epoch_start = b""
         self._own.clear()
         self._defined.clear()
         self._tick_due = False
+        self._refusing = ""
+        self._empty_inbox("NOT_PRIMARY", f"shard {self._shard}: term {self._epoch} is over")
+        self.phase = Phase.WAITING
+
+    def _empty_inbox(self, reason: str, detail: str) -> None:
         for batch in self._inbox:
-            self._refuse(batch.peer, batch.number, "NOT_PRIMARY", f"shard {self._shard}: term {self._epoch} is over")
+            self._refuse(batch.peer, batch.number, reason, detail)
         self._inbox.clear()
         self._inbox_bytes = 0
-        self.phase = Phase.WAITING
 
     def _settle(self, flight: _Flight, outcome: bytes) -> None:
         if flight.own:
@@ -277,7 +293,7 @@ class Replica:
 
     def ready(self) -> Ready:
         """What may leave now; what is returned here is not returned again."""
-        if self._followers and self._flight is None and not self._doubt:
+        if self._followers and self.committed_seq >= self.ring.last_seq:
             self._answer_followers()
         ready = Ready(self._send, self._publish, self._notes)
         self._send, self._publish, self._notes = [], [], []
@@ -286,9 +302,11 @@ class Replica:
     def form(self) -> bytes:
         """The next record: own commands first (EpochStart opens a term), then a Tick, then batches as they came.
 
-        Empty when there is nothing to log.
+        Empty when there is nothing to log, and while a follower needs an image: then what is in doubt is settled first.
         """
         assert self._flight is None, "one record at a time"
+        if self._doubt and any(not self.ring.covers(after_seq) for after_seq in self._followers.values()):
+            return b""
         commands = [self._epoch_start] if self._epoch_start else []
         self._epoch_start = b""
         count = own = len(commands)
@@ -341,6 +359,8 @@ class Replica:
             self._refuse(peer, number, "SHARD_DOWN", f"shard {self._shard} is shutting down")
         elif header.epoch not in (0, self._epoch):
             self._refuse(peer, number, "NOT_PRIMARY", self._other_term(header.epoch))
+        elif self._refusing:
+            self._refuse(peer, number, "FAILING_OVER", f"shard {self._shard}: {self._refusing}")
         elif len(self._inbox) >= INBOX_BATCHES_MAX or self._inbox_bytes + len(payload) > INBOX_BYTES_MAX:
             self._refuse(peer, number, "OVERLOADED", f"shard {self._shard} has {len(self._inbox)} batches waiting")
         elif len(payload) > BATCH_BYTES_MAX:
@@ -372,17 +392,24 @@ class Replica:
         return f"shard {self._shard} is in term {self._epoch}, the batch is meant for term {epoch}"
 
     def _answer_followers(self) -> None:
-        """Only while no record is on its way: the engine's image is then exactly what is committed."""
+        """Frames while the ring has them. An image needs an engine that holds just what is committed."""
+        later: dict[bytes, int] = {}
         image = b""
         for peer, after_seq in self._followers.items():
             if self.ring.covers(after_seq):
                 chunk = self.ring.chunk(after_seq)
                 frames = m.Frames(self._shard, chunk.first_seq, chunk.last_seq, chunk.more)
                 self._send.append((peer, encode(frames), chunk.payload))
+            elif self._doubt or self._flight is not None or self._is_behind(after_seq):
+                later[peer] = after_seq
             else:
                 image = image or self.ring.with_recent_trades(self.engine.image())
                 self._send.append((peer, encode(m.Image(self._shard, self.position.seq)), image))
-        self._followers = {}
+        self._followers = later
+
+    def _is_behind(self, after_seq: int) -> bool:
+        """Another node leads and has told this follower more than has come here."""
+        return self.phase is Phase.WAITING and after_seq > self.position.seq
 
     def _check_own(self, outcome: bytes, count: int) -> None:
         for reply in decode_replies(array_header(count) + reply_range(outcome, 0, count)):

@@ -65,7 +65,7 @@ class Stage:
         if record:
             self.journal.append(record)
             self.replica.on_written()
-            self.replica.on_synced()
+            self.replica.release(self.replica.position.seq)
         return bool(record)
 
     def turn(self) -> list[str]:

@@ -63,7 +63,7 @@ class Disk(Stage):
             self.replica.on_written()
             self.file.sync()
             self.note.write(self.replica.position.seq)
-            self.replica.on_synced()
+            self.replica.release(self.replica.position.seq)
         return bool(record)
 
     def write_only(self, *commands: m.Command) -> int:

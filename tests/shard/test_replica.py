@@ -40,20 +40,20 @@ def test_nothing_leaves_before_the_record_is_durable() -> None:
     stage.replica.on_written()
     assert stage.said(stage.replica.ready()) == []
     assert stage.replica.committed_seq == 2
-    stage.replica.on_synced()
+    stage.replica.release(3)
     assert stage.said(stage.replica.ready()) == ["ann: NEW", "published 3-3"]
     assert stage.said(stage.replica.ready()) == []
     assert stage.replica.committed_seq == 3
 
 
-def test_a_follower_waits_while_a_record_is_under_way_because_the_engine_is_ahead_of_the_disk() -> None:
+def test_a_follower_waits_for_an_image_while_a_record_is_in_doubt_because_the_engine_is_ahead() -> None:
     stage = Stage(ring_frames=1)
     stage.batch(order(1))
-    stage.follow(0)
+    stage.follow(-1)
     stage.replica.form()
     stage.replica.on_written()
     assert stage.said(stage.replica.ready()) == []
-    stage.replica.on_synced()
+    stage.replica.release(3)
     assert stage.said(stage.replica.ready())[1:] == ["md: image 3", "published 3-3"]
 
 
