@@ -735,13 +735,14 @@ class Join(Wire, frozen=True, tag=60):
 
 class JoinAt(Wire, frozen=True, tag=61):
     """Primary to standby: our journals agree up to `cut_seq`; cut what is behind it. `snapshot` = I no longer have
-    the records behind it, take a snapshot first."""
+    the records behind it, take a snapshot first. `last_seq` = where your journal ended when you asked."""
 
     epoch: int
     sender: int
     target: int
     cut_seq: int
     snapshot: bool
+    last_seq: int
 
 
 class Append(Wire, frozen=True, tag=62):
@@ -797,7 +798,17 @@ class SnapshotPart(Wire, frozen=True, tag=66):
     total: int
 
 
-ReplicaMessage = Join | JoinAt | Append | Appended | Fenced | SnapshotAsk | SnapshotPart
+class Diverged(Wire, frozen=True, tag=67):
+    """Primary to standby: the same log gave you another outcome at `seq` than it gave me; stop (rule R13)."""
+
+    epoch: int
+    sender: int
+    target: int
+    seq: int
+    detail: str
+
+
+ReplicaMessage = Join | JoinAt | Append | Appended | Fenced | SnapshotAsk | SnapshotPart | Diverged
 
 
 # --- gateway <-> riskd and marketdata: one request, one answer with the same `request` ------------------------------

@@ -35,6 +35,8 @@ from shard.core.rules import ALL, Rules
 from shard.core.standing import Fetch, Standing
 
 LINK_BEAT_NS = 50 * NS_PER_MS
+LINK_SILENCE_NS = 1_000 * NS_PER_MS
+"""A primary that was not heard for so long may have forgotten this standby: it joins again."""
 SHRINK_NS = 300 * NS_PER_MS
 JOIN_RETRY_NS = 100 * NS_PER_MS
 STALL_NS = 500 * NS_PER_MS
@@ -74,6 +76,18 @@ class Ready(NamedTuple):
     fetch: Fetch | None
     cut: Cut | None
     notes: list[str]
+    files: list["Files"]
+
+
+class Files(NamedTuple):
+    """About a snapshot's file: a standby's question to this primary, or the primary's part for this standby.
+
+    `message` is of the present term and between the present incarnations; answer it to `peer`.
+    """
+
+    message: m.SnapshotAsk | m.SnapshotPart
+    payload: bytes
+    peer: bytes
 
 
 class Node:
@@ -142,6 +156,7 @@ class Node:
         self._control: list[bytes] = []
         self._cut: Cut | None = None
         self._notes: list[str] = []
+        self._files: list[Files] = []
 
     # --- what others may know ---------------------------------------------------------------------------------------
 
@@ -168,6 +183,11 @@ class Node:
     def lag(self) -> int:
         """Commands that the standby has not acknowledged; -1 without one."""
         return self.replica.position.seq - self._standing.acked_seq if self._standing is not None else -1
+
+    @property
+    def formed(self) -> list[tuple[bytes, Position]]:
+        """What `form` gave, each record with where the journal stands behind it."""
+        return self._formed
 
     @property
     def last_term(self) -> int:
@@ -280,8 +300,11 @@ class Node:
                 self._append(self._standing, b"", self._standing.sent_seq)
             self._review(self._insync)
             self.replica.refuse(self._hindrance)
-        elif self.role is Role.STANDBY and not self._intake.joined:
-            self._join()
+        elif self.role is Role.STANDBY:
+            if self._intake.joined and now_ns - self.heard_ns > LINK_SILENCE_NS:
+                self._intake.reset(self.replica.position)
+            if not self._intake.joined:
+                self._join()
 
     # --- cues: the other node --------------------------------------------------------------------------------------------
 
@@ -310,8 +333,15 @@ class Node:
                 self._on_join_at(message)
             case m.Append():
                 self._on_append(message, payload)
-            case m.SnapshotAsk() | m.SnapshotPart():
-                pass  # files: the shell's business
+            case m.SnapshotAsk():
+                if self._insync is not None and message.epoch == self._led_epoch:
+                    self._files.append(Files(message, payload, peer))
+            case m.SnapshotPart():
+                if self._obeys(message) and self._cut is not None:
+                    self._files.append(Files(message, payload, peer))
+            case m.Diverged():
+                if self._obeys(message):
+                    self.diverged = message.detail
             case _:
                 assert_never(message)
 
@@ -320,6 +350,11 @@ class Node:
         standing = self._standing
         if standing is not None and standing.fetched(records):
             self._append(standing, records, last_seq)
+
+    def on_unreadable(self, oldest_seq: int) -> None:
+        """A Fetch cannot be answered: records are only to be had behind `oldest_seq`. The standby will join again."""
+        self.oldest_seq = oldest_seq
+        self._standing = None
 
     # --- the turn -----------------------------------------------------------------------------------------------------------
 
@@ -384,9 +419,9 @@ class Node:
         inner = self.replica.ready()
         notes = [*inner.notes, *self._notes]
         ready = Ready(
-            inner.send, inner.publish, self._to_standby, self._to_primary, self._control, fetch, self._cut, notes
+            inner.send, inner.publish, self._to_standby, self._to_primary, self._control, fetch, self._cut, notes, self._files
         )
-        self._to_standby, self._to_primary, self._control, self._notes = [], [], [], []
+        self._to_standby, self._to_primary, self._control, self._notes, self._files = [], [], [], [], []
         return ready
 
     # --- primary ----------------------------------------------------------------------------------------------------------------
@@ -444,7 +479,7 @@ class Node:
             standing.restart(common)
         else:
             self._standing = Standing(peer, member, common)
-        self._reply(peer, m.JoinAt(insync.view.epoch, self.incarnation, message.sender, common, snapshot))
+        self._reply(peer, m.JoinAt(insync.view.epoch, self.incarnation, message.sender, common, snapshot, last_seq))
 
     def _common(self, theirs: list[m.Term]) -> int:
         """Last record end that both journals have: within one term, one is a prefix of the other."""
@@ -464,7 +499,7 @@ class Node:
             return
         if message.sender != standing.member.incarnation and self._rules.name_target:
             return
-        if message.last_seq > self.replica.position.seq or not self._agrees(message):
+        if message.last_seq > self.replica.position.seq or not self._agrees(message, peer):
             return
         self._heard(session(standing.member))
         standing.peer = peer
@@ -477,7 +512,7 @@ class Node:
         if standby is None or session(standby) == who:
             self.heard_ns = self._now_ns
 
-    def _agrees(self, message: m.Appended) -> bool:
+    def _agrees(self, message: m.Appended, peer: bytes) -> bool:
         """R13: the same log must give the same outcomes. Trails are kept as far as acknowledgements may reach back."""
         while self._trails and self._trails[0][0] < message.last_seq:
             self._trails.popleft()
@@ -491,6 +526,8 @@ class Node:
             f"here they are {chain:016x}, {trail:08x}"
         )
         self._notes.append(self.diverged)
+        stop = m.Diverged(self._led_epoch, self.incarnation, message.sender, message.last_seq, self.diverged)
+        self._reply(peer, stop)
         self._standing = None
         return False
 
@@ -580,7 +617,7 @@ class Node:
         join = m.Join(view.epoch, self.incarnation, view.primary.incarnation, self._node, self._terms[-TERMS_MAX:])
         self._to_primary.append((encode(join), b""))
 
-    def _obeys(self, message: m.JoinAt | m.Append) -> bool:
+    def _obeys(self, message: m.JoinAt | m.Append | m.SnapshotPart | m.Diverged) -> bool:
         """R1: only the leader of the promised term is obeyed."""
         if not self._rules.fence:
             return True
@@ -592,6 +629,8 @@ class Node:
     def _on_join_at(self, message: m.JoinAt) -> None:
         if not self._obeys(message) or self._intake.joined or self.role is not Role.STANDBY:
             return
+        if message.last_seq != self.replica.position.seq:
+            return  # an answer to an old question
         self.heard_ns = self._now_ns
         if message.snapshot or message.cut_seq < self.replica.position.seq:
             self._cut = Cut(message.cut_seq, message.snapshot)
