@@ -16,6 +16,8 @@ from msgspec import Struct
 from exchange.errors import StoreError
 
 LEASE_KEY = "lease/coordinator"
+RECORDED = ("lease/", "shard/")
+"""Beginnings of the keys that say who decides and who leads: small, and few versions."""
 
 
 class Lease(Struct, frozen=True, array_like=True):

@@ -2,23 +2,29 @@
 
 `<directory>/control.db` in WAL mode with synchronous=FULL: a commit is on the disk when it returns. A lock on
 `control.lock` refuses a second coordinator; the lock dies with its process, so a kill -9 leaves nothing to clean up.
+Of the keys that say who decides, every version ever written stays in `history`: evidence for the checker.
 """
 
 import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from coordinator.store.base import LEASE_KEY, Conflict, Entry, Ok, Result, term_of
+from coordinator.store.base import LEASE_KEY, RECORDED, Conflict, Entry, Ok, Result, term_of
+from exchange.clock import wall_ns
 from exchange.errors import ConfigError, StoreError
 from exchange.sockets import open_private_directory
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     key TEXT PRIMARY KEY, ver INTEGER NOT NULL, value BLOB NOT NULL, revision INTEGER NOT NULL
-) STRICT, WITHOUT ROWID
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS history (
+    revision INTEGER PRIMARY KEY, key TEXT NOT NULL, ver INTEGER NOT NULL, value BLOB NOT NULL, at_ns INTEGER NOT NULL
+) STRICT
 """
 _NEWEST = "SELECT coalesce(max(revision), 0) FROM entries"
 
@@ -37,7 +43,7 @@ class SqliteStore:
             if mode != "wal":
                 raise StoreError(f"control store {self._path}: needs journal_mode wal, the file system gives {mode}")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(_SCHEMA)
+            self._db.executescript(_SCHEMA)
 
     def read(self, key: str) -> Entry | None:
         """Newest value of a key."""
@@ -83,6 +89,11 @@ class SqliteStore:
             f"INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ({_NEWEST}) + 1)",  # noqa: S608 - a constant
             (key, ver + 1, value),
         )
+        if key.startswith(RECORDED):
+            self._db.execute(
+                f"INSERT INTO history VALUES (({_NEWEST}), ?, ?, ?, ?)",  # noqa: S608 - a constant
+                (key, ver + 1, value, wall_ns()),
+            )
         return Ok(ver + 1)
 
     @contextmanager
@@ -91,6 +102,31 @@ class SqliteStore:
             yield
         except (sqlite3.Error, OSError) as fault:
             raise StoreError(f"control store {self._path}: {fault}") from fault
+
+
+class Recorded(NamedTuple):
+    """One version of a key as it was written once; `at_ns` is wall-clock time."""
+
+    key: str
+    ver: int
+    value: bytes
+    at_ns: int
+
+
+def read_history(directory: Path) -> list[Recorded]:
+    """Every recorded version, in the order of the writes; also of a store that is in use. Empty where there is none.
+
+    StoreError when it cannot be read.
+    """
+    path = directory / "control.db"
+    if not path.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            rows = db.execute("SELECT key, ver, value, at_ns FROM history ORDER BY revision").fetchall()
+    except sqlite3.Error as fault:
+        raise StoreError(f"control store {path}: {fault}") from fault
+    return [Recorded(*row) for row in rows]
 
 
 def _lock(path: Path) -> int:

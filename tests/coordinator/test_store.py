@@ -26,7 +26,7 @@ from coordinator.store.base import (
     take_lease,
 )
 from coordinator.store.memory import MemoryStore
-from coordinator.store.sqlite import SqliteStore
+from coordinator.store.sqlite import SqliteStore, read_history
 from exchange.errors import ConfigError, StoreError
 
 
@@ -193,6 +193,22 @@ def test_a_table_of_another_shape_is_a_store_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such column"):
         store.read("map")
     store.close()
+
+
+def test_who_decided_and_who_led_stays_for_ever_also_for_readers_beside_and_after(tmp_path: Path) -> None:
+    assert read_history(tmp_path / "control") == []
+    store = SqliteStore(tmp_path / "control")
+    term = take_lease(store, "c0")
+    for ver in range(3):
+        assert isinstance(store.cas("shard/s0", ver, f"v{ver}".encode(), term), Ok)
+        assert isinstance(store.cas("map", ver, b"large", term), Ok)
+    assert isinstance(store.cas("shard/s0", 1, b"stale", term), Conflict)
+    beside = read_history(tmp_path / "control")
+    store.close()
+    found = [(recorded.key, recorded.ver, recorded.value) for recorded in beside]
+    assert found[1:] == [("shard/s0", ver + 1, f"v{ver}".encode()) for ver in range(3)]
+    assert found[0][:2] == (LEASE_KEY, 1)
+    assert read_history(tmp_path / "control") == beside
 
 
 WRITER = """
