@@ -69,9 +69,10 @@ class Settled(Struct, frozen=True):
 
 
 class Flight:
-    """One batch on the wire. `copies` = sent and not refused, the last one in term `epoch`; `due_ns` = when to send it again.
+    """One batch on the wire. `copies` = sent and not refused, the last one in term `epoch`.
 
-    `deadline_ns` = the earliest of its open runs. A settled run stays in `runs`, so that answers keep their places.
+    `due_ns` = when to send it again; `deadline_ns` = the earliest of its open runs. A settled run stays in `runs`, so
+    that answers keep their places.
     """
 
     __slots__ = (

@@ -1,8 +1,8 @@
 //! Commands: their static rules, and their form once these hold (PROTOCOL 1, `exchange/messages.py`).
 
 use crate::domain::{
-    ALL_INSTRUMENTS, AMOUNT_MAX, Actor, Basis, ClientId, INSTRUMENTS_MAX, Kind, ORDER_ID_MAX, SUM_MAX, SelfTrade, Side,
-    State, Text, TimeInForce,
+    ALL_INSTRUMENTS, AMOUNT_MAX, Actor, Basis, INSTRUMENTS_MAX, Kind, ORDER_ID_MAX, SUM_MAX, SelfTrade, Side, State,
+    Text, TimeInForce,
 };
 use crate::wire::{Fault, Reader};
 
@@ -493,11 +493,6 @@ impl Submit<'_> {
             | i64::from(self.flags) << 8
             | self.self_trade as i64;
         fold(&[word, self.price, self.quantity, self.expire_ns])
-    }
-
-    /// The order's own name, to be kept.
-    pub fn name(&self) -> ClientId {
-        ClientId::new(self.request.client_id)
     }
 }
 
