@@ -62,7 +62,7 @@ class Load:
     """Connected lanes; use it as an async context. At its end everything that it left in the books is cancelled."""
 
     def __init__(self, options: Options) -> None:
-        _check(options)
+        check(options)
         self._options = options
         parts = urlsplit(options.url)
         assert parts.hostname is not None
@@ -179,7 +179,8 @@ def is_sustained(report: Report, p99_us_max: float) -> bool:
     return kept_up and not bad and report.latency.p99_us <= p99_us_max
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
+    """LoadError names everything that is wrong with the options."""
     host = urlsplit(options.url).hostname
     faults = []
     if host is None or not _is_loopback(host):
