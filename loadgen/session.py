@@ -25,7 +25,7 @@ from loadgen.dialects import encode_compact, encode_rest, number_of, read_compac
 from loadgen.openloop import Drive, Lane
 from loadgen.report import Report, Tally
 from loadgen.workload import Encode, Market, flow
-from shardex.client import Instrument, Login, Rest
+from shardex.client import Instrument, Login, Refusal, Rest
 
 DURATION_S_MAX = 600.0
 CONNECTIONS_MAX = 1_024
@@ -130,6 +130,15 @@ class Load:
 
     async def _markets(self) -> list[Market]:
         async with Rest(self._options.url, Login(self._account(0))) as rest:
+            try:
+                await rest.cancel_all()  # what a load left that was killed; and the question whether we may
+            except Refusal as refusal:
+                if refusal.status in (401, 403):
+                    raise LoadError(
+                        f"the gateway at {self._options.url} wants keys; load needs gateway.open_demo = true and "
+                        f'gateway.profile = "load"'
+                    ) from refusal
+                raise
             instruments = await rest.instruments()
             wanted = self._options.symbols or tuple(one.symbol for one in instruments)
             by_name = {name: one for one in instruments for name in (one.market, one.symbol)}
