@@ -63,7 +63,7 @@ class Gateway:
         self._daemon = daemon
         self._log = daemon.log
         self._keys_path = config.data / "keys.json"
-        self._keys_seen: tuple[int, int] | None = None
+        self.keys_faults = 0
         self._process = psutil.Process()
         self._shards = Shards(daemon.name, Identities(f"{secrets.token_hex(6)}-"), daemon.log)
         self._connections = Connections(
@@ -132,6 +132,11 @@ class Gateway:
     def serving(self) -> dict[str, bool]:
         """Which shards take orders, as far as is known."""
         return self._shards.serving
+
+    @property
+    def open_demo(self) -> bool:
+        """No key is needed."""
+        return self._authority.open_demo
 
     @property
     def connections(self) -> int:
@@ -227,6 +232,7 @@ class Gateway:
         try:
             keys = read_keys(self._keys_path)
         except ConfigError as error:
+            self.keys_faults += 1
             self._log.error("keys not reloaded, the old ones stay", error=str(error))
             return
         ended = self._authority.replace_keys(keys)

@@ -43,10 +43,7 @@ class World:
         self.gateway: Gateway
         self.http: aiohttp.ClientSession
         self.stopped = False
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway.port}"
+        self.port = 0
 
     async def start(self, *, desks: bool, serving: bool, mapless: bool) -> None:
         for shard in self.shards if serving else []:
@@ -55,7 +52,8 @@ class World:
         self.desks = DeskPeers(self.config) if desks else None
         self.gateway = Gateway(Daemon("gateway", "g0", self.config, structlog.get_logger()))
         await self.gateway.start()
-        self.http = aiohttp.ClientSession(self.url)
+        self.port = self.gateway.port
+        self.http = aiohttp.ClientSession(f"http://127.0.0.1:{self.port}")
         await self.until_ready(200 if serving and not mapless else 503, known=not mapless)
 
     async def until_ready(self, status: int, *, known: bool = True) -> None:
