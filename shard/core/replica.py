@@ -38,7 +38,7 @@ from exchange.limits import (
 from exchange.wire import array_body_offset, array_header, decode_replies, decode_shard_inbound, encode
 from shard.core.engine import Engine
 from shard.core.journal import Position
-from shard.core.outcome import event_frame, reply_range
+from shard.core.outcome import event_frame, reply_range, trade_count
 from shard.core.record import chain_after, encode_batch
 from shard.core.replay import apply
 from shard.core.ring import Ring
@@ -86,13 +86,15 @@ class _Flight(NamedTuple):
 
 
 class Replica:
-    """Single-threaded; no method blocks. `position` is where the journal stands, counting written records."""
+    """Single-threaded; no method blocks. `position` is where the journal stands, counting written records; `trades` = how
+    many this process has committed."""
 
     def __init__(self, *, shard: str, node: str, engine: Engine, position: Position, ring: Ring) -> None:
         self.position = position
         self.ring = ring
         self.engine = engine
         self.phase = Phase.WAITING
+        self.trades = 0
         self._shard = shard
         self._node = node
         self._epoch = position.epoch
@@ -224,6 +226,7 @@ class Replica:
             )
             taken += batch.commands
         frame = event_frame(outcome)
+        self.trades += trade_count(frame)
         published = m.Published(self._shard, flight.after.epoch, flight.first_seq - 1, flight.after.seq)
         self._publish.append((encode(published), frame))
         self.ring.add(flight.first_seq, flight.after.seq, frame)
