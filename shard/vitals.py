@@ -38,7 +38,7 @@ class Vitals:
         }
 
     def on_record(self, *, commands: int, trades: int, sync_ns: int, commit_ns: int) -> None:
-        """A record is durable. `trades` = of all so far; `sync_ns` = its fdatasync, `commit_ns` = from its turn's start."""
+        """Durable. `trades` = of all so far, `sync_ns` = its fdatasync, `commit_ns` = from its turn's start."""
         self._trades = trades
         self._records += 1
         self._commands += commands

@@ -86,8 +86,10 @@ class _Flight(NamedTuple):
 
 
 class Replica:
-    """Single-threaded; no method blocks. `position` is where the journal stands, counting written records; `trades` = how
-    many this process has committed."""
+    """Single-threaded; no method blocks.
+
+    `position` is where the journal stands, counting written records; `trades` = how many this process has committed.
+    """
 
     def __init__(self, *, shard: str, node: str, engine: Engine, position: Position, ring: Ring) -> None:
         self.position = position
