@@ -52,7 +52,7 @@ class Options(Struct, frozen=True, kw_only=True):
     protocol: Literal["rest", "ws"] = "ws"
     batch: int = 64
     connections: int = 2
-    in_flight: int = 8
+    in_flight: int = 16
     accounts: int = 1
     symbols: tuple[str, ...] = ()
     seed: int = 1
