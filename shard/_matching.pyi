@@ -7,7 +7,8 @@ class Engine:
     """One shard's matching state.
 
     Hostile input raises ValueError and changes nothing. A fault of the engine itself is a panic (a BaseException);
-    after one every method but `admit` raises RuntimeError, because the state may be half changed: the process has to end.
+    after one every method but `admit` raises RuntimeError, because the state may be half changed: the process has to
+    end.
     """
 
     def __init__(self, config: bytes) -> None:
