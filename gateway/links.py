@@ -61,15 +61,17 @@ class ShardLink:
             self._loop.call_soon(self._depart)
         return problem
 
-    async def ask(self, commands: list[m.Command], deadline_ns: int, *, sweep: bool = False) -> Settled:
-        """Send commands and wait for their end."""
+    async def ask(
+        self, commands: list[m.Command], deadline_ns: int, *, started_ns: int = 0, sweep: bool = False
+    ) -> Settled:
+        """Send commands and wait for their end; their latency counts from `started_ns`, if that is given."""
         future: asyncio.Future[Settled] = self._loop.create_future()
 
         def ticket(settled: Settled) -> None:
             if not future.done():
                 future.set_result(settled)
 
-        run = Run(commands, deadline_ns, ticket, sweep=sweep)
+        run = Run(commands, deadline_ns, ticket, started_ns=started_ns, sweep=sweep)
         problem = self.enter(run)
         return Settled(run, [], problem, False) if problem is not None else await future
 
@@ -140,15 +142,18 @@ class ShardLink:
                     future.set_result(frame)
 
     def _settle(self, all_settled: list[Settled]) -> None:
+        now_ns = monotonic_ns()
         for settled in all_settled:
-            problem = settled.problem
+            run, problem = settled.run, settled.problem
             if problem is not None:
                 self.stats.unknown += problem.reason == "UNKNOWN"
                 self.stats.not_executed += problem.reason != "UNKNOWN"
             elif doubts := doubtful(settled):
                 self._loop.create_task(self._clear_up(settled, doubts))
                 continue
-            settled.run.ticket(settled)
+            elif run.started_ns:
+                self.stats.record(len(run.commands), now_ns - run.started_ns, now_ns)
+            run.ticket(settled)
 
     async def _clear_up(self, settled: Settled, doubts: list[int]) -> None:
         """Ask what became of orders whose cancel was sent twice, then settle."""

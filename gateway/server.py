@@ -157,6 +157,8 @@ class Gateway:
             self._door.serve,
             request_factory=lambda *parts: make_request(*parts, loop=loop),
             keepalive_timeout=KEEPALIVE_S,
+            # A signature covers the bytes as they came, and a small body must not become a large one.
+            auto_decompress=False,
             access_log=None,
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=DRAIN_S)

@@ -35,9 +35,12 @@ Ticket = Callable[["Settled"], None]
 
 
 class Run:
-    """Commands of one request for one shard; `places` = where in the request their answers belong."""
+    """Commands of one request for one shard.
 
-    __slots__ = ("commands", "deadline_ns", "open", "places", "sweep", "ticket")
+    `started_ns` = when the request was complete, 0 = nobody measures it. `places` = where in it the answers belong.
+    """
+
+    __slots__ = ("commands", "deadline_ns", "open", "places", "started_ns", "sweep", "ticket")
 
     def __init__(
         self,
@@ -45,12 +48,14 @@ class Run:
         deadline_ns: int,
         ticket: Ticket,
         *,
+        started_ns: int = 0,
         places: list[int] | None = None,
         sweep: bool = False,
     ) -> None:
         self.commands = commands
         self.deadline_ns = deadline_ns
         self.ticket = ticket
+        self.started_ns = started_ns
         self.places = places
         self.sweep = sweep
         self.open = True

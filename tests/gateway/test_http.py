@@ -1,8 +1,10 @@
 """The door itself: paths, methods, hostile bodies, headers, limits, connections."""
 
 import asyncio
+import gzip
 from typing import Any
 
+import msgspec
 import pytest
 
 from exchange.limits import BATCH_BODY_BYTES_MAX, HTTP_BODY_BYTES_MAX
@@ -139,6 +141,24 @@ async def test_bodies_are_bounded(world: World) -> None:
 
     said = await world.call("POST", "/api/orders", body=chunks())
     assert said.status == 413, "also when the length is not announced"
+
+
+async def test_a_client_that_waits_for_leave_to_send_its_body_gets_it(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    body = msgspec.json.encode(ORDER)
+    head = ["POST /api/submit HTTP/1.1", "Host: x", "Expect: 100-continue", f"Content-Length: {len(body)}"]
+    writer.write("\r\n".join([*head, "Connection: close", "", ""]).encode())
+    async with asyncio.timeout(5):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+    writer.close()
+
+
+async def test_bodies_are_taken_as_they_come_and_never_unpacked(world: World) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    said = await world.call("POST", "/api/orders", body=bomb[:60_000], headers={"Content-Encoding": "gzip"})
+    assert (said.status, said.json["reason"]) == (400, "MALFORMED")
 
 
 async def test_the_last_of_a_repeated_key_wins(world: World) -> None:
