@@ -50,9 +50,9 @@ class Story:
             self.lane.sent(flight, now_ns)
         return flights
 
-    def answer(self, flight: Flight) -> None:
+    def answer(self, flight: Flight, now_ns: int = 0) -> None:
         payload = array_header(flight.count) + DONE * flight.count
-        self._end(self.lane.on_message(m.Answers(flight.batch, 1), payload, 0))
+        self._end(self.lane.on_message(m.Answers(flight.batch, 1), payload, now_ns))
 
     def refuse(self, flight: Flight, reason: str, now_ns: int = 0) -> None:
         self._end(self.lane.on_message(m.Refused(flight.batch, 1, reason, "because"), b"", now_ns))
@@ -150,6 +150,31 @@ def test_silence_repeats_the_same_bytes_and_a_deadline_ends_it() -> None:
     assert story.reasons() == ["UNKNOWN"]
     story.answer(flight)
     assert len(story.ended) == 1, "an answer after the end changes nothing"
+
+
+def test_a_slow_shard_that_answers_in_order_is_not_asked_again() -> None:
+    """Repetitions would make it slower still."""
+    story = Story()
+    flights = []
+    for number in range(10):
+        story.enter()
+        flights += story.send(number * RESEND_SILENCE_NS // 10)
+    story.answer(flights[0], RESEND_SILENCE_NS + 50)
+    assert story.tick(RESEND_SILENCE_NS + 60) == []
+    story.answer(flights[1], 2 * RESEND_SILENCE_NS)
+    assert story.tick(2 * RESEND_SILENCE_NS + 1) == []
+    assert story.tick(3 * RESEND_SILENCE_NS + 1) == flights[2:], "now it says nothing at all"
+
+
+def test_a_flight_that_was_overtaken_is_asked_for_again_though_the_shard_talks() -> None:
+    story = Story()
+    story.enter()
+    (first,) = story.send(0)
+    story.enter()
+    (second,) = story.send(1)
+    story.answer(second, RESEND_SILENCE_NS)
+    assert story.tick(RESEND_SILENCE_NS) == [first]
+    assert story.tick(RESEND_SILENCE_NS + 1) == []
 
 
 def test_runs_of_one_flight_end_by_their_own_deadlines() -> None:
