@@ -182,7 +182,7 @@ class Load:
 
 def is_sustained(report: Report, p99_us_max: float) -> bool:
     """The gateway kept up with the intended rate: see `Load.find_max`."""
-    bad = sum(report.outcomes.get(name, 0) for name in ("throttled", "unavailable", "unknown", "malformed", "lost"))
+    bad = sum(report.outcomes.get(name, 0) for name in ("throttled", "unavailable", "unknown", "lost"))
     assert report.intended_per_s is not None
     kept_up = report.achieved_per_s >= SUSTAINED_SHARE * report.intended_per_s
     return kept_up and not bad and report.latency.p99_us <= p99_us_max
