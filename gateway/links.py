@@ -36,20 +36,25 @@ class ShardLink:
         self._sender = sender
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._endpoint = ""
+        self._primary: tuple[str, int, int] | None = None
         self._socket: Dealer | None = None
         self._detach: Callable[[], None] = lambda: None
         self._departing = False
         self._images: list[asyncio.Future[m.EventFrame]] = []
 
     def on_map(self, entry: m.ShardEntry, incarnation: int) -> None:
-        """The newest map's word on this shard; a new address means a new socket."""
+        """The newest map's word on this shard.
+
+        A new term gets a new socket, also at the same address: what is sent from now on cannot end in the connection of
+        a process that is dying.
+        """
         self.lane.incarnation = incarnation
-        if entry.orders_endpoint and entry.orders_endpoint != self._endpoint:
+        primary = (entry.orders_endpoint, entry.epoch, entry.incarnation)
+        if entry.orders_endpoint and primary != self._primary:
             self.close()
-            self._endpoint = entry.orders_endpoint
+            self._primary = primary
             self._socket = Dealer(self._sender, connected_only=True)
-            self._socket.connect(self._endpoint)
+            self._socket.connect(entry.orders_endpoint)
             self._detach = attach(self._socket, self._drain)
         self._send(self.lane.on_map(entry, monotonic_ns()))
 

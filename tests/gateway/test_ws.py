@@ -219,13 +219,16 @@ async def test_limits_count_every_row_of_a_frame(build: Build) -> None:
     world = await build(profile="classic")
     async with connect(world) as client:
         id_, results, problem = await client.ask_rows([1, [row(BUY, 15000, 1)] * 11])
-        assert (id_, results, problem[1:3]) == (1, [], [429, "ORDER_LIMIT"])
-        _, results = await client.ask_rows([2, [row(BUY, 15000, 1)] * 10])
-        assert len(results) == 10
-        _, _, problem = await client.ask_rows([3, [row(BUY, 15000, 1)]])
-        assert problem[2] == "ORDER_LIMIT"
-        _, results = await client.ask_rows([4, [[2, "AAPL", 1]] * 50])
-        assert len(results) == 50, "cancels have a bucket of their own"
+        assert (id_, results, problem[1:3]) == (1, [], [429, "ORDER_LIMIT"]), "more than there ever is"
+        for number in range(2, 12):
+            await client.send_rows([number, [row(BUY, 15000, 1)] * 8])
+        await client.send_rows([12, [[2, "AAPL", 1]] * 50])
+        answers = {answer[0]: answer[1:] for answer in [await client.hear() for _ in range(11)]}
+    assert len(answers[2][0]) == 8
+    refused = [number for number in range(3, 12) if answers[number][0] == []]
+    assert refused
+    assert answers[refused[0]][1][2] == "ORDER_LIMIT"
+    assert len(answers[12][0]) == 50, "cancels have a bucket of their own"
 
 
 async def test_a_silent_shard_leaves_rows_unknown_and_a_dead_one_not_executed(build: Build) -> None:
