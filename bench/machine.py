@@ -25,6 +25,8 @@ class Machine(Struct, frozen=True, kw_only=True):
     file_system: str
     fdatasync_us: float
     """Median of 64-byte appends with fdatasync, just now."""
+    busy_percent: float
+    """Processors taken by others in the second before the start: figures of a machine that is not quiet are too low."""
     commit: str
     changed: bool
     """The working tree differs from the commit."""
@@ -40,6 +42,7 @@ def describe(directory: Path) -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         file_system=_file_system(directory),
         fdatasync_us=_fdatasync_us(directory / "fdatasync"),
+        busy_percent=psutil.cpu_percent(interval=1.0),
         commit=_git("rev-parse", "--short", "HEAD"),
         changed=bool(_git("status", "--porcelain")),
     )

@@ -118,17 +118,16 @@ class Door:
         call = Call(request, request_id)
         quotas: tuple[Quota, ...] = ()
         owner = ""
+        answer: Answer | Problem | Body
         try:
-            if route is None:
-                return self._unrouted(request, found, request_id)
-            answer: Answer | Problem | Body
-            body = await _read(request, connection, route)
+            body = await _read(request, connection, route) if route is not None else b""
             connection.begin()
             call.started_ns = monotonic_ns()
-            if isinstance(body, Problem):
+            if route is None or found is None:
+                answer = self._unrouted(request, found, request_id)
+            elif isinstance(body, Problem):
                 answer = body
             else:
-                assert found is not None
                 problem = self._open(call, route, path, raw_query, found[1], body)
                 if problem is None and route.lane is not None:
                     quotas = getattr(self._throttle.profile, route.lane)
@@ -245,6 +244,8 @@ async def _read(request: web.BaseRequest, connection: GuardedConnection, route: 
         body: bytes = request.content.read_nowait()
     else:
         connection.await_body()
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:

@@ -36,20 +36,25 @@ class ShardLink:
         self._sender = sender
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._endpoint = ""
+        self._primary: tuple[str, int, int] | None = None
         self._socket: Dealer | None = None
         self._detach: Callable[[], None] = lambda: None
         self._departing = False
         self._images: list[asyncio.Future[m.EventFrame]] = []
 
     def on_map(self, entry: m.ShardEntry, incarnation: int) -> None:
-        """The newest map's word on this shard; a new address means a new socket."""
+        """The newest map's word on this shard.
+
+        A new term gets a new socket, also at the same address: what is sent from now on cannot end in the connection of
+        a process that is dying.
+        """
         self.lane.incarnation = incarnation
-        if entry.orders_endpoint and entry.orders_endpoint != self._endpoint:
+        primary = (entry.orders_endpoint, entry.epoch, entry.incarnation)
+        if entry.orders_endpoint and primary != self._primary:
             self.close()
-            self._endpoint = entry.orders_endpoint
+            self._primary = primary
             self._socket = Dealer(self._sender, connected_only=True)
-            self._socket.connect(self._endpoint)
+            self._socket.connect(entry.orders_endpoint)
             self._detach = attach(self._socket, self._drain)
         self._send(self.lane.on_map(entry, monotonic_ns()))
 
@@ -61,15 +66,17 @@ class ShardLink:
             self._loop.call_soon(self._depart)
         return problem
 
-    async def ask(self, commands: list[m.Command], deadline_ns: int, *, sweep: bool = False) -> Settled:
-        """Send commands and wait for their end."""
+    async def ask(
+        self, commands: list[m.Command], deadline_ns: int, *, started_ns: int = 0, sweep: bool = False
+    ) -> Settled:
+        """Send commands and wait for their end; their latency counts from `started_ns`, if that is given."""
         future: asyncio.Future[Settled] = self._loop.create_future()
 
         def ticket(settled: Settled) -> None:
             if not future.done():
                 future.set_result(settled)
 
-        run = Run(commands, deadline_ns, ticket, sweep=sweep)
+        run = Run(commands, deadline_ns, ticket, started_ns=started_ns, sweep=sweep)
         problem = self.enter(run)
         return Settled(run, [], problem, False) if problem is not None else await future
 
@@ -140,15 +147,18 @@ class ShardLink:
                     future.set_result(frame)
 
     def _settle(self, all_settled: list[Settled]) -> None:
+        now_ns = monotonic_ns()
         for settled in all_settled:
-            problem = settled.problem
+            run, problem = settled.run, settled.problem
             if problem is not None:
                 self.stats.unknown += problem.reason == "UNKNOWN"
                 self.stats.not_executed += problem.reason != "UNKNOWN"
             elif doubts := doubtful(settled):
                 self._loop.create_task(self._clear_up(settled, doubts))
                 continue
-            settled.run.ticket(settled)
+            elif run.started_ns:
+                self.stats.record(len(run.commands), now_ns - run.started_ns, now_ns)
+            run.ticket(settled)
 
     async def _clear_up(self, settled: Settled, doubts: list[int]) -> None:
         """Ask what became of orders whose cancel was sent twice, then settle."""

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from exchange import messages as m
 from exchange.clock import monotonic_ns, wall_ns
-from exchange.domain import ALL_INSTRUMENTS, NS_PER_MS, QuantityBasis, Reject
+from exchange.domain import ALL_INSTRUMENTS, NS_PER_MS, NS_PER_US, QuantityBasis, Reject
 from exchange.limits import ORDER_DEADLINE_NS
 from exchange.wire import decode_reply
 from gateway import classic
@@ -41,7 +41,8 @@ class Orders:
         if isinstance(admitted, Problem):
             return classic.denied(admitted, fields.client_order_id)
         market, command = admitted
-        settled = await self._shards.link(market).ask([command], _deadline_ns(started_ns, fields.deadline_ms))
+        deadline_ns = _deadline_ns(started_ns, fields.deadline_ms)
+        settled = await self._shards.link(market).ask([command], deadline_ns, started_ns=started_ns)
         return self._conclude(settled, market, command.client_order_id, started_ns)
 
     async def batch(self, who: Principal, orders: list[q.OrderFields], started_ns: int) -> list[Answer]:
@@ -54,13 +55,14 @@ class Orders:
         shares = list(split.by_shard.items())
         links = [self._shards.links[shard] for shard, _ in shares]
         all_settled = await asyncio.gather(
-            *[link.ask(share[0], deadline_ns) for link, (_, share) in zip(links, shares, strict=True)]
+            *[
+                link.ask(share[0], deadline_ns, started_ns=started_ns)
+                for link, (_, share) in zip(links, shares, strict=True)
+            ]
         )
         markets = self._shards.admission.markets
-        for link, (_, (commands, places)), settled in zip(links, shares, all_settled, strict=True):
-            latency_ns = monotonic_ns() - started_ns
-            if settled.problem is None:
-                link.stats.record(len(commands), latency_ns, monotonic_ns())
+        latency_us = _latency_us(started_ns)
+        for (_, (commands, places)), settled in zip(shares, all_settled, strict=True):
             for index, (command, place) in enumerate(zip(commands, places, strict=True)):
                 assert isinstance(command, m.Submit)
                 id_ = command.client_order_id
@@ -68,7 +70,7 @@ class Orders:
                     answers[place] = classic.denied(settled.problem, id_)
                 else:
                     reply = decode_reply(settled.replies[index])
-                    answers[place] = classic.outcome(reply, markets[command.instrument], id_, latency_ns // 1_000)
+                    answers[place] = classic.outcome(reply, markets[command.instrument], id_, latency_us)
         return [answers[place] for place in range(len(orders))]
 
     async def cancel(self, who: Principal, id_: str, symbol: str, started_ns: int) -> Answer:
@@ -79,11 +81,10 @@ class Orders:
         deadline_ns = stamp_of(who, q.DEADLINE_MS).deadline_ns
         command = m.Cancel(who.account, target.market.index, target.order_id, target.target_id, deadline_ns)
         link = self._shards.link(target.market)
-        settled = await link.ask([command], started_ns + ORDER_DEADLINE_NS)
+        settled = await link.ask([command], started_ns + ORDER_DEADLINE_NS, started_ns=started_ns)
         if settled.problem is not None:
             return classic.denied(settled.problem)
-        latency_us = self._record(link, started_ns)
-        return classic.canceled(decode_reply(settled.replies[0]), target.market, latency_us)
+        return classic.canceled(decode_reply(settled.replies[0]), target.market, _latency_us(started_ns))
 
     async def amend(self, who: Principal, id_: str, fields: q.AmendFields, started_ns: int) -> Answer:
         """Change one order; what is not given is looked up in the shard first."""
@@ -101,7 +102,7 @@ class Orders:
         stamp = stamp_of(who, fields.deadline_ms)
         command = self._shards.admission.amend(target, change, fields.client_order_id, stamp)
         link = self._shards.link(target.market)
-        settled = await link.ask([command], _deadline_ns(started_ns, fields.deadline_ms))
+        settled = await link.ask([command], _deadline_ns(started_ns, fields.deadline_ms), started_ns=started_ns)
         return self._conclude(settled, target.market, command.client_order_id, started_ns)
 
     async def resolve(self, who: Principal, client_order_id: str, symbol: str, started_ns: int) -> Answer:
@@ -115,7 +116,7 @@ class Orders:
             return classic.denied(settled.problem, client_order_id)
         reply = decode_reply(settled.replies[0])
         if not isinstance(reply, m.Rejected) or reply.code in _NOT_RESOLVED:
-            return classic.outcome(reply, market, client_order_id, (monotonic_ns() - started_ns) // 1_000)
+            return classic.outcome(reply, market, client_order_id, _latency_us(started_ns))
         voided = reply.code == Reject.VOIDED
         problem = rejection(reply, market.instrument)
         body = {
@@ -236,13 +237,8 @@ class Orders:
     def _conclude(self, settled: Settled, market: Market, client_order_id: str, started_ns: int) -> Answer:
         if settled.problem is not None:
             return classic.denied(settled.problem, client_order_id)
-        latency_us = self._record(self._shards.link(market), started_ns)
-        return classic.outcome(decode_reply(settled.replies[0]), market, client_order_id, latency_us)
-
-    def _record(self, link: ShardLink, started_ns: int) -> int:
-        now_ns = monotonic_ns()
-        link.stats.record(1, now_ns - started_ns, now_ns)
-        return (now_ns - started_ns) // 1_000
+        reply = decode_reply(settled.replies[0])
+        return classic.outcome(reply, market, client_order_id, _latency_us(started_ns))
 
 
 _NOT_RESOLVED = (Reject.UNKNOWN_INSTRUMENT, Reject.ACCOUNTS_FULL, Reject.WINDOW_FULL)
@@ -258,6 +254,10 @@ def stamp_of(who: Principal, deadline_ms: int) -> Stamp:
     """Until when the engine may execute, and the request's own time: what was signed, else now."""
     now_ns = wall_ns()
     return Stamp(who.account, now_ns + deadline_ms * NS_PER_MS, who.stamp_ns or now_ns)
+
+
+def _latency_us(started_ns: int) -> int:
+    return (monotonic_ns() - started_ns) // NS_PER_US
 
 
 def _deadline_ns(started_ns: int, deadline_ms: int) -> int:

@@ -70,7 +70,14 @@ class Endpoints:
     # --- orders -------------------------------------------------------------------------------------------------
 
     async def _submit(self, call: Call) -> Answer | Problem:
-        return self._starting() or await self._orders.submit(call.who, call.fields, call.started_ns)
+        fields: q.OrderFields = call.fields
+        alias = call.request.headers.get("Idempotency-Key")
+        if alias is not None and not fields.client_order_id:
+            problem = _client_id(alias)
+            if problem is not None:
+                return problem
+            fields = msgspec.structs.replace(fields, client_order_id=alias)
+        return self._starting() or await self._orders.submit(call.who, fields, call.started_ns)
 
     async def _batch(self, call: Call) -> Answer | Problem:
         fields: q.BatchFields = call.fields

@@ -32,10 +32,8 @@ class ShardStats:
 
     def __init__(self) -> None:
         self.commands = 0
-        self.trades = 0
         self.unknown = 0
         self.not_executed = 0
-        self.probe_us = 0
         self._slices: deque[_Slice] = deque(maxlen=SLICES)
 
     def record(self, count: int, latency_ns: int, now_ns: int) -> None:

@@ -1,14 +1,10 @@
 """What a gateway shows: books, trades, positions, instruments, health, performance, metrics. Nothing here trades."""
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import psutil
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from exchange import messages as m
 from exchange.clock import monotonic_ns, wall_ns
@@ -23,6 +19,7 @@ from gateway.core.admission import Market
 from gateway.core.problems import Problem
 from gateway.guard import Connections
 from gateway.links import Desk, ShardLink
+from gateway.metrics import expose
 from gateway.shards import Shards
 from gateway.stats import WINDOW_S, ShardStats, summarize
 
@@ -38,8 +35,6 @@ TRADES_DEFAULT, TRADES_MAX = 100, IMAGE_TRADES_MAX
 
 _SUMMARY_OFF = ("healthy", "disabled")
 _ROLES = {"risk_manager": "riskd", "websocket_feed": "marketdata", "market_maker": "marketmaker"}
-
-_METRIC = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 T = TypeVar("T")
 
@@ -80,8 +75,7 @@ class Views:
         self._market = market
         self._risk = risk
         self._control = control
-        self.connections = connections
-        self.last_cluster: m.ClusterStatus | None = None
+        self._connections = connections
         self._market_maker = market_maker
         self._started_ns = monotonic_ns()
         self._process = psutil.Process()
@@ -89,14 +83,7 @@ class Views:
         self._probe = Cached(self._probe_shards)
         self._performance = Cached(self._measure)
         self._images: dict[str, Cached[m.EventFrame]] = {}
-        self._registry = CollectorRegistry()
-        self._registry.register(_Exposed(self))
         psutil.cpu_percent()
-
-    @property
-    def links(self) -> Mapping[str, ShardLink]:
-        """By shard."""
-        return self._shards.links
 
     # --- market data and positions ------------------------------------------------------------------------------
 
@@ -278,8 +265,8 @@ class Views:
 
     async def metrics(self) -> bytes:
         """Prometheus text."""
-        await self._cluster.get()
-        return generate_latest(self._registry)
+        cluster = await self._cluster.get()
+        return expose(self._shards.links, len(self._connections), cluster)
 
     # --- helpers ------------------------------------------------------------------------------------------------
 
@@ -295,8 +282,7 @@ class Views:
 
     async def _ask_cluster(self) -> m.ClusterStatus | None:
         answer = await self._control.ask(encode(m.AskStatus()), m.ClusterStatus, ASK_S)
-        self.last_cluster = answer if isinstance(answer, m.ClusterStatus) else None
-        return self.last_cluster
+        return answer if isinstance(answer, m.ClusterStatus) else None
 
     async def _probe_shards(self) -> tuple[list[int], str]:
         """Round trip of a question without effect through each serving shard's log, in microseconds; and who failed."""
@@ -312,7 +298,7 @@ class Views:
         system = {
             "memory_mb": round(self._process.memory_info().rss / 1_048_576, 1),
             "cpu_percent": psutil.cpu_percent(),
-            "active_connections": len(self.connections),
+            "active_connections": len(self._connections),
         }
         cluster = await self._cluster.get()
         beats = {d.name: d.stats for d in cluster.daemons if d.role == "shard"} if cluster is not None else {}
@@ -356,65 +342,3 @@ def _figures(
 def _not_served(who: str, answer: m.NotServed | m.Book | m.Trades) -> Problem:
     detail = answer.detail if isinstance(answer, m.NotServed) else f"a {type(answer).__name__} instead"
     return Problem("UNAVAILABLE", f"{who} answers: {detail}", NS_PER_S)
-
-
-class _Exposed(Collector):
-    """The gateway's own figures, and the numbers in the last heartbeats of all daemons, labelled by role and name."""
-
-    def __init__(self, views: Views) -> None:
-        self._views = views
-
-    def collect(self) -> Iterator[Metric]:
-        links = self._views.links
-        connections = GaugeMetricFamily("shardex_gateway_connections", "Open connections of this gateway")
-        connections.add_metric([], len(self._views.connections))
-        yield connections
-        for name, text, read in _COUNTERS:
-            counter = CounterMetricFamily(name, text, labels=["shard"])
-            for shard, link in links.items():
-                counter.add_metric([shard], read(link))
-            yield counter
-        for name, text, read in _GAUGES:
-            gauge = GaugeMetricFamily(name, text, labels=["shard"])
-            for shard, link in links.items():
-                gauge.add_metric([shard], read(link))
-            yield gauge
-        yield from _latency(links)
-        yield from _beats(self._views.last_cluster)
-
-
-_COUNTERS: list[tuple[str, str, Callable[[ShardLink], int]]] = [
-    ("shardex_gateway_orders", "Commands answered by the shard", lambda link: link.stats.commands),
-    ("shardex_gateway_resends", "Batches sent more than once", lambda link: link.lane.resends),
-    ("shardex_gateway_unknown", "Requests without an answer by their deadline", lambda link: link.stats.unknown),
-    ("shardex_gateway_not_executed", "Requests that certainly did not execute", lambda link: link.stats.not_executed),
-]
-_GAUGES: list[tuple[str, str, Callable[[ShardLink], int]]] = [
-    ("shardex_gateway_pending", "Commands that wait for the shard", lambda link: link.lane.pending),
-    ("shardex_gateway_shard_serving", "1 when the shard takes orders", lambda link: int(link.lane.serving)),
-]
-
-
-def _latency(links: Mapping[str, ShardLink]) -> Iterator[Metric]:
-    now_ns = monotonic_ns()
-    gauge = GaugeMetricFamily(
-        "shardex_gateway_latency_us", f"Latency over the last {WINDOW_S} s", labels=["shard", "percentile"]
-    )
-    for shard, link in links.items():
-        for name, value in summarize([link.stats], now_ns, now_ns - WINDOW_S * NS_PER_S).latency.items():
-            gauge.add_metric([shard, name.removesuffix("_us")], value)
-    yield gauge
-
-
-def _beats(cluster: m.ClusterStatus | None) -> Iterator[Metric]:
-    up = GaugeMetricFamily("shardex_up", "1 when the coordinator calls the daemon healthy", labels=["role", "name"])
-    gauges: dict[str, GaugeMetricFamily] = {}
-    for daemon in cluster.daemons if cluster is not None else []:
-        up.add_metric([daemon.role, daemon.name], int(daemon.health == "healthy"))
-        for key, value in sorted(daemon.stats.items()):
-            name = f"shardex_{daemon.role}_{key}"
-            if isinstance(value, int | float) and _METRIC.fullmatch(name):
-                gauge = gauges.setdefault(name, GaugeMetricFamily(name, "From the daemon's heartbeat", labels=["name"]))
-                gauge.add_metric([daemon.name], value)
-    yield up
-    yield from gauges.values()

@@ -207,7 +207,7 @@ class Session:
             return
         shards = self._sockets.shards
         split = shards.admission.split_rows(frame, stamp_of(self.who, frame.deadline_ms))
-        answer = FrameAnswer(self, frame.id, len(frame.rows), len(split.by_shard), started_ns)
+        answer = FrameAnswer(self, frame.id, len(frame.rows), len(split.by_shard))
         for place, problem in split.denied:
             answer.results[place] = problem_row(problem, "")
         self._begin_frame()
@@ -216,16 +216,10 @@ class Session:
             return
         deadline_ns = started_ns + frame.deadline_ms * NS_PER_MS
         for shard, (commands, places) in split.by_shard.items():
-            run = Run(commands, deadline_ns, answer.settle, places=places)
+            run = Run(commands, deadline_ns, answer.settle, started_ns=started_ns, places=places)
             refused = shards.links[shard].enter(run)
             if refused is not None:
                 answer.settle(Settled(run, [], refused, False))
-
-    def record(self, run: Run, latency_ns: int, now_ns: int) -> None:
-        """Count what one shard answered of a frame."""
-        index: int = run.commands[0].instrument  # type: ignore[union-attr]
-        shard = self._sockets.shards.admission.markets[index].shard
-        self._sockets.shards.links[shard].stats.record(len(run.commands), latency_ns, now_ns)
 
     def end_frame(self, answer: bytes, kind: WSMsgType) -> None:
         """One frame is answered."""
@@ -370,14 +364,13 @@ class Session:
 class FrameAnswer:
     """The answer to one compact frame while it comes together."""
 
-    __slots__ = ("_id", "_left", "_session", "_started_ns", "results")
+    __slots__ = ("_id", "_left", "_session", "results")
 
-    def __init__(self, session: Session, id_: int, rows: int, shards: int, started_ns: int) -> None:
+    def __init__(self, session: Session, id_: int, rows: int, shards: int) -> None:
         self.results: list[Any] = [None] * rows
         self._id = id_
         self._left = shards
         self._session = session
-        self._started_ns = started_ns
 
     def settle(self, settled: Settled) -> None:
         """Ticket of the runs of this frame."""
@@ -386,8 +379,6 @@ class FrameAnswer:
         if settled.problem is None:
             for place, reply in zip(run.places, settled.replies, strict=True):
                 results[place] = reply
-            now_ns = monotonic_ns()
-            self._session.record(run, now_ns - self._started_ns, now_ns)
         else:
             for place, command in zip(run.places, run.commands, strict=True):
                 results[place] = problem_row(settled.problem, getattr(command, "client_order_id", ""))

@@ -75,7 +75,10 @@ class HttpWire(_Wire):
 
 
 class WsWire(_Wire):
-    """One message a frame, after the upgrade; `number_of` finds the request's number in an answer."""
+    """One message a frame, after the upgrade; `number_of` finds the request's number in an answer.
+
+    Messages of the other kind (binary or text) are announcements and are not read.
+    """
 
     def __init__(self, read: Read, number_of: Callable[[bytes], int], *, binary: bool) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class WsWire(_Wire):
         while (message := split_frame(self._buffer)) is not None:
             opcode, body, size = message
             del self._buffer[:size]
-            if opcode in (_OPCODE_TEXT, _OPCODE_BINARY):
+            if opcode == self._opcode:
                 self.on_answer(self._number_of(body), self._read(0, body))
             elif opcode == _OPCODE_PING:
                 self._write(frame(_OPCODE_PONG, body))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from exchange.domain import Flag, Kind, SelfTrade, Side, Status, TimeInForce
-from exchange.money import units_decimal
+from exchange.money import format_units
 from exchange.wire import array_header, encode
 from loadgen.openloop import Outcomes
 from loadgen.workload import CURRENT, CancelOrder, Command, NewOrder
@@ -34,7 +34,7 @@ _OUTCOMES = {
 }
 _BY_STATUS = {int(status): _OUTCOMES[status.name] for status in Status}
 _REFUSALS = {429: "throttled", 503: "unavailable", 504: "unknown"}
-_encode_json = msgspec.json.Encoder(decimal_format="number").encode
+_encode_json = msgspec.json.Encoder().encode
 
 
 def encode_compact(commands: Sequence[Command]) -> bytes:
@@ -141,8 +141,8 @@ def _fields(order: NewOrder) -> dict[str, Any]:
     return {
         "symbol": order.market.symbol,
         "side": Side(order.side).name,
-        "price": units_decimal(order.price, order.market.price_decimals),
-        "quantity": units_decimal(order.quantity, order.market.quantity_decimals),
+        "price": msgspec.Raw(format_units(order.price, order.market.price_decimals).encode()),
+        "quantity": msgspec.Raw(format_units(order.quantity, order.market.quantity_decimals).encode()),
         "time_in_force": (TimeInForce.IOC if order.take else TimeInForce.GTC).name,
         "stp": SelfTrade.NONE.name,
         "client_order_id": order.client_order_id,

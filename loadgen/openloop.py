@@ -134,7 +134,10 @@ class Drive:
         tally = self._tally
 
         def answered(number: int, outcomes: Outcomes) -> None:
-            intended, commands = lane.waiting.pop(number)
+            waiting = lane.waiting.pop(number, None)
+            if waiting is None:
+                return  # later than DRAIN_S of an earlier run: counted as lost there
+            intended, commands = waiting
             counts = {outcomes: commands} if isinstance(outcomes, str) else outcomes
             tally.add(counts, monotonic_ns() - intended)
             self._free.append(lane)

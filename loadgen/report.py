@@ -23,11 +23,10 @@ OUTCOMES = (
     "throttled",
     "unavailable",
     "unknown",
-    "malformed",
     "lost",
 )
 """Every command ends in exactly one. `new` rests, `filled` traded at least in part, `rejected` by a rule of the market;
-`throttled` (429), `unavailable` (503) and `malformed` had no effect; `unknown` (504) and `lost` may have had one."""
+`throttled` (429) and `unavailable` (503) had no effect; `unknown` (504) and `lost` (no answer) may have had one."""
 
 
 class Latency(Struct, frozen=True, kw_only=True):

@@ -137,33 +137,30 @@ class Writer:
         seq: int,
     ) -> bytes:
         """Best prices and the rolling day; null where there is none."""
-        day_text = (
-            '"open":null,"high":null,"low":null,"volume":0,"trades":0' if day is None else self._candle_fields(day)
-        )
+        price = self._price
+        day_text = '"open":null,"high":null,"low":null,"volume":0,"trades":0'
+        if day is not None:
+            day_text = (
+                f'"open":{number(day.open, price)},"high":{number(day.high, price)},"low":{number(day.low, price)},'
+                f'"volume":{number(day.volume, self._quantity)},"trades":{day.trades}'
+            )
         return self._frame(
             "ticker",
-            f'"last":{"null" if last is None else number(last.price, self._price)},'
+            f'"last":{"null" if last is None else number(last.price, price)},'
             f"{self._best('bid', bid)},{self._best('ask', ask)},{day_text},"
             f'"timestamp":{ts_ns},"epoch":{epoch},"seq":{seq}',
         )
 
     def candle(self, interval: str, candle: Candle, *, closed: bool) -> bytes:
         """The newest candle; `closed` = its interval is over."""
-        return self._frame(
-            "candle",
-            f'"interval":"{interval}","start":{candle.minute * MINUTE_NS},{self._candle_fields(candle)},'
-            f'"close":{number(candle.close, self._price)},"closed":{_bool(closed)}',
-        )
+        names = ("start", "open", "high", "low", "close", "volume", "trades")
+        fields = ",".join(f'"{name}":{text}' for name, text in zip(names, self._candle(candle), strict=True))
+        return self._frame("candle", f'"interval":"{interval}",{fields},"closed":{_bool(closed)}')
 
     def candles(self, interval: str, candles: Sequence[Candle]) -> bytes:
         """What is kept, oldest first: [start, open, high, low, close, volume, trades]."""
-        rows = [
-            f"[{c.minute * MINUTE_NS},{number(c.open, self._price)},{number(c.high, self._price)},"
-            f"{number(c.low, self._price)},{number(c.close, self._price)},"
-            f"{number(c.volume, self._quantity)},{c.trades}]"
-            for c in candles
-        ]
-        return self._frame("candles", f'"interval":"{interval}","candles":[{",".join(rows)}]')
+        rows = ",".join([f"[{','.join(self._candle(candle))}]" for candle in candles])
+        return self._frame("candles", f'"interval":"{interval}","candles":[{rows}]')
 
     def status(self, state: str, reason: str) -> bytes:
         """Trading state, or STALE when the stream behind it is not live."""
@@ -187,12 +184,15 @@ class Writer:
             return f'"{side}":null,"{side}_quantity":0'
         return f'"{side}":{number(level[0], self._price)},"{side}_quantity":{number(level[1], self._quantity)}'
 
-    def _candle_fields(self, candle: Candle) -> str:
-        return (
-            f'"open":{number(candle.open, self._price)},"high":{number(candle.high, self._price)},'
-            f'"low":{number(candle.low, self._price)},"volume":{number(candle.volume, self._quantity)},'
-            f'"trades":{candle.trades}'
-        )
+    def _candle(self, candle: Candle) -> list[str]:
+        """Start, open, high, low, close, volume, trades as JSON numbers."""
+        prices = (candle.open, candle.high, candle.low, candle.close)
+        return [
+            str(candle.minute * MINUTE_NS),
+            *[number(price, self._price) for price in prices],
+            number(candle.volume, self._quantity),
+            str(candle.trades),
+        ]
 
 
 def error(text: str, reason: str) -> bytes:

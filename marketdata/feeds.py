@@ -201,7 +201,8 @@ class Feeds:
             self._begin(client, market, feed)
         replay, complete = (None, None) if request.after_seq is None else market.tape.after(request.after_seq)
         writer = self._writers[market.index]
-        self.fanout.tell(client, writer.subscribed(feeds, epoch=market.epoch, seq=market.seq, complete=complete))
+        home = self._homes[market.index]
+        self.fanout.tell(client, writer.subscribed(feeds, epoch=home.epoch, seq=home.seq, complete=complete))
         for feed in sorted(feeds, key=_FIRST_MESSAGES.index):
             for frame in self._first_messages(market, feed, now_ns):
                 self.fanout.tell(client, frame)

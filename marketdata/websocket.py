@@ -105,7 +105,8 @@ class Door:
         """Listen; port 0 chooses a free one. ConfigError when the address cannot be used."""
         await self._runner.setup()
         try:
-            listener = socket.create_server((host, port), backlog=1_024)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family, backlog=1_024)
         except OSError as fault:
             raise ConfigError([f"marketdata cannot listen on {host}:{port}: {fault}"]) from fault
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -155,8 +156,8 @@ class Door:
         """One round: encode what is due, write to every client that takes more, drop those who are too slow.
 
         A client takes more when its transport is empty: what the kernel refused waits there, the rest in the fan-out,
-        where it is conflated and counted. Then comes a rest at least as long as the round took, so that rounds leave
-        half of the core to the streams.
+        where it is conflated and counted. Then comes a rest of at least half the time that the round took, so that
+        rounds leave a third of the core to the streams.
         """
         self._round = None
         started_ns = monotonic_ns()
@@ -178,7 +179,7 @@ class Door:
             else:
                 blocked = True
         ended_ns = monotonic_ns()
-        self._rest_until_ns = ended_ns + max(ROUND_NS, ended_ns - started_ns)
+        self._rest_until_ns = ended_ns + max(ROUND_NS, (ended_ns - started_ns) // 2)
         if blocked:
             self.wake()
 

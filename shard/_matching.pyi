@@ -6,8 +6,9 @@ from typing import final
 class Engine:
     """One shard's matching state.
 
-    Hostile input raises ValueError and changes nothing. A fault of the engine itself is a panic (a BaseException); after
-    one every method but `admit` raises RuntimeError, because the state may be half changed: the process has to end.
+    Hostile input raises ValueError and changes nothing. A fault of the engine itself is a panic (BaseException); after
+    one every method but `admit` raises RuntimeError: the state may be half changed and the process has to end.
+    end.
     """
 
     def __init__(self, config: bytes) -> None:

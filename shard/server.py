@@ -202,7 +202,10 @@ class Server:
         self._note.write(after.seq)
         self._replica.on_synced()
         self._vitals.on_record(
-            commands=after.seq - before.seq, sync_ns=synced_ns - sync_ns, commit_ns=synced_ns - self._turn_ns
+            commands=after.seq - before.seq,
+            trades=self._replica.trades,
+            sync_ns=synced_ns - sync_ns,
+            commit_ns=synced_ns - self._turn_ns,
         )
 
     def _tick(self) -> None:

@@ -23,9 +23,13 @@ class Vitals:
         self._window_ns = now_ns
         self._records = 0
         self._commands = 0
+        self._trades = 0
+        self._trades_before = 0
         self._shown: dict[str, int] = {
             "records_per_s": 0,
             "commands_per_s": 0,
+            "trades_per_s": 0,
+            "trades": 0,
             "fsync_p50_us": 0,
             "fsync_p99_us": 0,
             "commit_p50_us": 0,
@@ -33,8 +37,9 @@ class Vitals:
             "memory_mb": self._memory_mb(),
         }
 
-    def on_record(self, *, commands: int, sync_ns: int, commit_ns: int) -> None:
-        """A record is durable. `sync_ns` = its fdatasync, `commit_ns` = from the start of its turn to here."""
+    def on_record(self, *, commands: int, trades: int, sync_ns: int, commit_ns: int) -> None:
+        """Durable. `trades` = of all so far, `sync_ns` = its fdatasync, `commit_ns` = from its turn's start."""
+        self._trades = trades
         self._records += 1
         self._commands += commands
         self._sync.record_value(max(1, sync_ns // NS_PER_US))
@@ -47,6 +52,8 @@ class Vitals:
             return
         self._shown["records_per_s"] = self._records * NS_PER_S // elapsed_ns
         self._shown["commands_per_s"] = self._commands * NS_PER_S // elapsed_ns
+        self._shown["trades_per_s"] = (self._trades - self._trades_before) * NS_PER_S // elapsed_ns
+        self._shown["trades"] = self._trades_before = self._trades
         self._shown["memory_mb"] = self._memory_mb()
         if self._records:
             for name, histogram in (("fsync", self._sync), ("commit", self._commit)):

@@ -20,7 +20,7 @@ def run(*, shards: int, ports: tuple[int, int], keep: Path | None, market_maker:
     """
     interrupt = foreground.Interrupt()
     console = foreground.console()
-    data = keep.absolute() if keep else Path(tempfile.mkdtemp(prefix="shardex-demo-"))
+    data = (keep or Path(tempfile.mkdtemp(prefix="shardex-demo-"))).resolve()
     try:
         new = not (data / "cluster.toml").exists()
         overrides = _overrides(console, ports, market_maker=market_maker) if new else None

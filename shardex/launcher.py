@@ -57,7 +57,7 @@ def prepare(data: Path, *, shards: int | None = None, overrides: Overrides | Non
     ConfigError when the directory is not private to this user, the file is wrong, or it names another number of shards
     than asked for: a cluster cannot be given more or fewer shards by starting it.
     """
-    data = data.absolute()
+    data = data.resolve()
     path = data / supervision.CONFIG_FILE
     open_private_directory(data)
     if not path.exists():
@@ -219,7 +219,7 @@ def start(config: Config, *, detached: bool = False, ephemeral: bool = False) ->
 
 def attach(data: Path) -> Running:
     """The running cluster of a data directory; NotRunning when it does not run."""
-    config = read_config(data.absolute())
+    config = read_config(data.resolve())
     process = supervision.supervisor_process(config.data)
     if process is None:
         raise NotRunning(f"no cluster runs in {data}")
@@ -232,7 +232,7 @@ def locate(data: Path | None, default: Path) -> Path:
     LaunchError when several run and none is named.
     """
     if data is not None:
-        return data.absolute()
+        return data.resolve()
     running = supervision.running_clusters()
     if len(running) > 1:
         raise LaunchError(f"several clusters run, name one with --data: {', '.join(map(str, running))}")

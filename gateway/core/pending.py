@@ -7,6 +7,8 @@ Laws
     once, and a stamp (`client_ns`) that stops a copy which arrives after its id was forgotten. Cancels and queries may
     run twice without harm. Sweeps may not (a late copy would cancel what came after): they fly alone and are sent
     again only when the copy before is settled or its shard's term is over.
+    A shard answers in the order in which it was asked. A flight without answer is repeated when the shard has said
+    nothing at all for a while, or has answered what was sent later; not because it is slow: that would make it slower.
     A copy is settled by its own `Refused`. "Not executed" is said only when every copy is settled or none was sent;
     everything else that has no answer by its deadline is unknown (rules E3 to E6).
 """
@@ -26,6 +28,7 @@ from gateway.core.problems import Problem
 RESEND_SILENCE_NS = 250 * NS_PER_MS
 RETRY_REFUSED_NS = 25 * NS_PER_MS
 """A batch that was refused by a shard without a primary is offered again after this time."""
+NEVER = 1 << 62
 
 NO_PRIMARY_REASONS = ("NOT_PRIMARY", "STALE_EPOCH", "SHARD_DOWN", "FAILING_OVER")
 """Refusals that pass when the shard has a primary again; any other one is final for the batch."""
@@ -35,9 +38,12 @@ Ticket = Callable[["Settled"], None]
 
 
 class Run:
-    """Commands of one request for one shard; `places` = where in the request their answers belong."""
+    """Commands of one request for one shard.
 
-    __slots__ = ("commands", "deadline_ns", "open", "places", "sweep", "ticket")
+    `started_ns` = when the request was complete, 0 = nobody measures it. `places` = where in it the answers belong.
+    """
+
+    __slots__ = ("commands", "deadline_ns", "open", "places", "started_ns", "sweep", "ticket")
 
     def __init__(
         self,
@@ -45,12 +51,14 @@ class Run:
         deadline_ns: int,
         ticket: Ticket,
         *,
+        started_ns: int = 0,
         places: list[int] | None = None,
         sweep: bool = False,
     ) -> None:
         self.commands = commands
         self.deadline_ns = deadline_ns
         self.ticket = ticket
+        self.started_ns = started_ns
         self.places = places
         self.sweep = sweep
         self.open = True
@@ -69,9 +77,10 @@ class Settled(Struct, frozen=True):
 
 
 class Flight:
-    """One batch on the wire. `copies` = sent and not refused, the last one in term `epoch`; `due_ns` = when to send it again.
+    """One batch on the wire. `copies` = sent and not refused, the last one at `sent_ns` in term `epoch`.
 
-    `deadline_ns` = the earliest of its open runs. A settled run stays in `runs`, so that answers keep their places.
+    `due_ns` = when to send it again whatever else happens, NEVER = when it is found to be lost. `deadline_ns` = the
+    earliest of its open runs. A settled run stays in `runs`, so that answers keep their places.
     """
 
     __slots__ = (
@@ -81,10 +90,12 @@ class Flight:
         "deadline_ns",
         "due_ns",
         "epoch",
+        "first_sent_ns",
         "payload",
         "refused",
         "runs",
         "sends",
+        "sent_ns",
         "sweep",
     )
 
@@ -98,7 +109,9 @@ class Flight:
         self.copies = 0
         self.epoch = 0
         self.sends = 0
-        self.due_ns = 0
+        self.due_ns = NEVER
+        self.first_sent_ns = 0
+        self.sent_ns = 0
         self.refused: m.Refused | None = None
 
 
@@ -116,6 +129,8 @@ class Lane:
         self._queue: list[Run] = []
         self._unsent: deque[Flight] = deque()
         self._flights: dict[int, Flight] = {}
+        self._heard_ns = 0
+        self._answered_ns = 0
 
     @property
     def serving(self) -> bool:
@@ -152,10 +167,13 @@ class Lane:
         if self._unsent and self._unsent[0] is flight:
             self._unsent.popleft()
         self.resends += flight.sends > 0
+        if not flight.sends:
+            flight.first_sent_ns = now_ns
         flight.sends += 1
         flight.copies += 1
         flight.epoch = self._epoch
-        flight.due_ns = now_ns + RESEND_SILENCE_NS
+        flight.sent_ns = now_ns
+        flight.due_ns = NEVER
 
     def on_map(self, entry: m.ShardEntry, now_ns: int) -> list[Flight]:
         """A newer map: in a new term every unanswered flight is offered to it at once."""
@@ -168,6 +186,7 @@ class Lane:
 
     def on_message(self, message: m.Answers | m.Refused, payload: bytes, now_ns: int) -> list[Settled]:
         """An answer of the shard. WireError, changing nothing, when it does not fit what was asked."""
+        self._heard_ns = now_ns
         flight = self._flights.get(message.batch)
         if flight is None:
             return []
@@ -177,6 +196,7 @@ class Lane:
         if len(replies) != flight.count:
             raise WireError(f"shard {self.shard} answers {flight.count} commands with {len(replies)} replies")
         self._land(flight)
+        self._answered_ns = max(self._answered_ns, flight.first_sent_ns)
         settled = []
         start = 0
         for run in flight.runs:
@@ -228,9 +248,15 @@ class Lane:
             flight
             for flight in self._flights.values()
             if flight.sends
-            and flight.due_ns <= now_ns
+            and (flight.due_ns <= now_ns or self._lost(flight, now_ns))
             and not (flight.sweep and flight.copies and flight.epoch == self._epoch)
         ]
+
+    def _lost(self, flight: Flight, now_ns: int) -> bool:
+        """No word for long, though the shard has answered what was sent later, or says nothing at all."""
+        silent_since_ns = now_ns - RESEND_SILENCE_NS
+        overtaken = flight.sent_ns < self._answered_ns
+        return flight.sent_ns <= silent_since_ns and (overtaken or self._heard_ns <= silent_since_ns)
 
     def _refused(self, flight: Flight, message: m.Refused, now_ns: int) -> list[Settled]:
         flight.copies -= flight.copies > 0

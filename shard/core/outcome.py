@@ -5,6 +5,9 @@ from struct import pack, unpack_from
 
 _HEAD_BYTES = 8
 _END_BYTES = 4
+_INTEGER_BYTES = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
+"""Length of an unsigned MessagePack integer by its first byte; a small one is that byte."""
+_ARRAY16 = 0xDC
 
 
 def encode_outcome(replies: Sequence[bytes], frame: bytes) -> bytes:
@@ -33,6 +36,18 @@ def reply_range(outcome: bytes, first: int, count: int) -> bytes:
     start = unpack_from("<I", outcome, _HEAD_BYTES + _END_BYTES * (first - 1))[0] if first else 0
     end = unpack_from("<I", outcome, _HEAD_BYTES + _END_BYTES * (first + count - 1))[0]
     return outcome[base + start : base + end]
+
+
+def trade_count(frame: bytes) -> int:
+    """How many trades an engine's own event frame holds. O(1): the section's length stands after five integers."""
+    offset = 2
+    for _ in range(4):
+        offset += _INTEGER_BYTES.get(frame[offset], 1)
+    first = frame[offset]
+    if first < _ARRAY16:
+        return first & 0x0F
+    size = 2 if first == _ARRAY16 else 4
+    return int.from_bytes(frame[offset + 1 : offset + 1 + size], "big")
 
 
 def event_frame(outcome: bytes) -> bytes:

@@ -40,7 +40,7 @@ from exchange.limits import (
 from exchange.wire import array_body_offset, array_header, decode_replies, decode_shard_inbound, encode
 from shard.core.engine import Engine
 from shard.core.journal import Position
-from shard.core.outcome import event_frame, reply_range
+from shard.core.outcome import event_frame, reply_range, trade_count
 from shard.core.record import chain_after, encode_batch
 from shard.core.replay import apply
 from shard.core.ring import Ring
@@ -95,8 +95,11 @@ class _Doubt(NamedTuple):
 
 
 class Replica:
-    """Single-threaded; no method blocks. `position` is where the journal stands, counting written records; everything
-    up to `committed_seq` was released, 0 = nothing is known yet."""
+    """Single-threaded; no method blocks.
+
+    `position` is where the journal stands, counting written records; everything up to `committed_seq` was released, 0 =
+    nothing is known yet; `trades` = how many this process has committed.
+    """
 
     def __init__(self, *, shard: str, node: str, engine: Engine, position: Position, ring: Ring) -> None:
         self.position = position
@@ -104,6 +107,7 @@ class Replica:
         self.engine = engine
         self.phase = Phase.WAITING
         self.committed_seq = 0
+        self.trades = 0
         self._shard = shard
         self._node = node
         self._epoch = position.epoch
@@ -285,6 +289,7 @@ class Replica:
             )
             taken += batch.commands
         frame = event_frame(outcome)
+        self.trades += trade_count(frame)
         published = m.Published(self._shard, flight.after.epoch, flight.first_seq - 1, flight.after.seq)
         self._publish.append((encode(published), frame))
         self.ring.add(flight.first_seq, flight.after.seq, frame)

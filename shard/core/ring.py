@@ -99,7 +99,7 @@ class Ring:
             if searched > IMAGE_SCAN_BYTES_MAX or not wanted:
                 break
             trades = decode_frame_head(frame).trades
-            if trades == _NO_TRADES:
+            if bytes(trades) == _NO_TRADES:
                 continue
             for row in reversed(decode_trades(trades)):
                 instrument = instrument_of(row.trade_id)

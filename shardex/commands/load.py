@@ -15,7 +15,7 @@ def command(
     ] = None,
     duration: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds.")] = 10,
     connections: Annotated[int, typer.Option(help="Connections.")] = 2,
-    in_flight: Annotated[int, typer.Option(help="Frames without answer on one connection (ws).")] = 8,
+    in_flight: Annotated[int, typer.Option(help="Frames without answer on one connection (ws).")] = 16,
     symbol: Annotated[list[str] | None, typer.Option(help="May be repeated; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds send equal orders.")] = 1,
     max_: Annotated[

@@ -68,6 +68,13 @@ def test_a_directory_that_others_can_enter_is_refused(tmp_path: Path) -> None:
         launcher.prepare(tmp_path / "open")
 
 
+def test_a_directory_is_the_same_by_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(tmp_path / "real", target_is_directory=True)
+    launcher.prepare(tmp_path / "real")
+    assert launcher.prepare(tmp_path / "alias").data == tmp_path / "real"
+    assert launcher.locate(tmp_path / "alias", tmp_path) == tmp_path / "real"
+
+
 def test_a_moved_directory_is_refused(tmp_path: Path) -> None:
     launcher.prepare(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")

@@ -4,6 +4,7 @@ import random
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -21,9 +22,8 @@ FILE_BYTES = 8_192
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    place = Place()
-    yield place
-    place.close()
+    with closing(Place()) as place:
+        yield place
 
 
 def test_daemons_come_are_told_of_each_other_and_are_seen(place: Place) -> None:

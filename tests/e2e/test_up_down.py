@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,31 @@ def test_a_killed_daemon_comes_back_and_is_counted(data: Path) -> None:
     assert process.restarts == 1
     assert '"name":"s1"' in shardex(data, "status", "--json").stdout
     assert shardex(data, "logs", "s1", "-n", "1").stdout.startswith("s1 | ")
+
+
+def test_the_exit_code_of_status_tells_how_bad_it_is(data: Path) -> None:
+    assert shardex(data, "up", "--detach").returncode == 0
+    running = launcher.attach(data)
+    running.kill("s0", signal.SIGSTOP)
+    assert eventually_exits(data, 1)["health"] == "degraded"
+    running.kill("s1", signal.SIGSTOP)
+    assert eventually_exits(data, 2)["health"] == "unhealthy"
+    running.kill("s0", signal.SIGCONT)
+    running.kill("s1", signal.SIGCONT)
+    assert eventually_exits(data, 0)["health"] == "healthy"
+    running.kill("c0", signal.SIGSTOP)
+    assert eventually_exits(data, 1)["health"] == "degraded"
+    running.kill("c0", signal.SIGCONT)
+    assert eventually_exits(data, 0)["health"] == "healthy"
+
+
+def eventually_exits(data: Path, code: int) -> dict[str, object]:
+    """The first report of `status --json` that comes with this exit code, within half a minute."""
+    until = time.monotonic() + 30
+    while (told := shardex(data, "status", "--json")).returncode != code:
+        assert time.monotonic() < until, told
+    report: dict[str, object] = json.loads(told.stdout)
+    return report
 
 
 def test_down_ends_the_orphans_of_a_killed_supervisor(data: Path) -> None:

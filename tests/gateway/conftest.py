@@ -43,26 +43,24 @@ class World:
         self.gateway: Gateway
         self.http: aiohttp.ClientSession
         self.stopped = False
+        self.port = 0
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway.port}"
-
-    async def start(self, *, desks: bool = True, serving: bool = True) -> None:
+    async def start(self, *, desks: bool, serving: bool, mapless: bool) -> None:
         for shard in self.shards if serving else []:
             shard.start()
-        self.control = ControlPeer(self.config, self.shards)
+        self.control = ControlPeer(self.config, self.shards, mapless=mapless)
         self.desks = DeskPeers(self.config) if desks else None
         self.gateway = Gateway(Daemon("gateway", "g0", self.config, structlog.get_logger()))
         await self.gateway.start()
-        self.http = aiohttp.ClientSession(self.url)
-        await self.until_ready(200 if serving else 503)
+        self.port = self.gateway.port
+        self.http = aiohttp.ClientSession(f"http://127.0.0.1:{self.port}")
+        await self.until_ready(200 if serving and not mapless else 503, known=not mapless)
 
-    async def until_ready(self, status: int) -> None:
-        """Until the gateway says that it can serve, or that it cannot."""
+    async def until_ready(self, status: int, *, known: bool = True) -> None:
+        """Until the gateway says that it can serve, or that it cannot, about shards that it knows or not."""
         for _ in range(500):
             said = await self.call("GET", "/readyz")
-            if said.status == status and (said.json["shards"] or status == 503):
+            if said.status == status and bool(said.json["shards"]) == known:
                 return
             await asyncio.sleep(0.01)
         raise AssertionError(f"/readyz did not become {status}")
@@ -103,11 +101,11 @@ async def build() -> AsyncIterator[Build]:
     """Makes worlds: `await build(profile="classic", desks=False)`."""
     async with AsyncExitStack() as stack:
 
-        async def make(*, desks: bool = True, serving: bool = True, **gateway: object) -> World:
+        async def make(*, desks: bool = True, serving: bool = True, mapless: bool = False, **gateway: object) -> World:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gw")))
             (directory / "run").mkdir(mode=0o700)
             world = World(directory, **gateway)
-            await world.start(desks=desks, serving=serving)
+            await world.start(desks=desks, serving=serving, mapless=mapless)
             stack.push_async_callback(world.close)
             return world
 

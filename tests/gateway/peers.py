@@ -9,6 +9,7 @@ from pathlib import Path
 from exchange import messages as m
 from exchange.clock import wall_ns
 from exchange.config import Cluster, Config, Gateway, InstrumentEntry, Shard
+from exchange.domain import NS_PER_S
 from exchange.errors import WireError
 from exchange.sockets import Publisher, Router, attach
 from exchange.wire import (
@@ -96,6 +97,11 @@ class ShardPeer:
         orders, events = (self._config.endpoint(f"{what}.{self.name}") for what in ("orders", "events"))
         return m.ShardEntry(self.name, self.epoch, self.name, self.epoch, orders, events, self._served is not None)
 
+    @property
+    def sequence(self) -> int:
+        """How many commands its log has."""
+        return self._engine.seq()
+
     def start(self) -> None:
         """A new term begins."""
         self.epoch += 1
@@ -117,9 +123,9 @@ class ShardPeer:
         """Execute commands of its own, or a batch's; their replies."""
         return self._execute(b"".join(encode(command) for command in commands), len(commands))
 
-    def pass_time(self) -> None:
-        """Ten milliseconds later a Tick stands in the log."""
-        self._ahead_ns += 10_000_000
+    def pass_time(self, seconds: float = 0.01) -> None:
+        """So much later a Tick stands in the log."""
+        self._ahead_ns += int(seconds * NS_PER_S)
         self.log(m.Tick())
 
     def _execute(self, payload: bytes, count: int) -> bytes:
@@ -188,9 +194,10 @@ def _definition(i: m.Instrument) -> m.DefineInstrument:
 class ControlPeer:
     """The coordinator: hands out incarnations, the shard map and a status."""
 
-    def __init__(self, config: Config, shards: list[ShardPeer]) -> None:
+    def __init__(self, config: Config, shards: list[ShardPeer], *, mapless: bool = False) -> None:
         self._config = config
         self._shards = shards
+        self._mapless = mapless
         self._version = 0
         self._incarnation = 0
         self._peers: dict[bytes, None] = {}
@@ -201,13 +208,15 @@ class ControlPeer:
         """The map has changed: tell everybody."""
         self._version += 1
         for peer in self._peers:
-            self._served.router.send(peer, encode(self._map()))
+            self._tell(peer)
 
     def close(self) -> None:
         self._served.close()
 
-    def _map(self) -> m.ShardMap:
-        return m.ShardMap(self._version, [shard.entry for shard in self._shards], self._config.instrument_list())
+    def _tell(self, peer: bytes) -> None:
+        entries = [shard.entry for shard in self._shards]
+        if not self._mapless:
+            self._served.router.send(peer, encode(m.ShardMap(self._version, entries, self._config.instrument_list())))
 
     def _take(self, peer: bytes, header: bytes, _: bytes) -> None:
         send = self._served.router.send
@@ -217,12 +226,12 @@ class ControlPeer:
                 self._version = max(1, self._version)
                 self._incarnation += 1
                 send(peer, encode(m.Registered(self._incarnation, 0)))
-                send(peer, encode(self._map()))
+                self._tell(peer)
             case m.Beat() as beat:
                 self.beats.append(beat)
                 send(peer, encode(m.BeatSeen(self._version, True)))
             case m.AskMap():
-                send(peer, encode(self._map()))
+                self._tell(peer)
             case m.AskStatus():
                 daemons = [
                     m.DaemonStatus(role, name, 1, 1, 0, "healthy", 5, {"memory_mb": 20, "trades": 7})

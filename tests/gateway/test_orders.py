@@ -42,6 +42,20 @@ async def test_the_same_order_again_gets_the_first_answer(world: World) -> None:
     assert len(listed.json["orders"]) == 1, "it ran once"
 
 
+async def test_the_header_idempotency_key_stands_in_for_the_id(world: World) -> None:
+    order = {"symbol": "AAPL", "side": "buy", "price": 150, "quantity": 1, "user_id": "alice"}
+    for replay in (None, "true"):
+        said = await world.call("POST", "/api/submit", order, headers={"Idempotency-Key": "h-1"})
+        assert said.json["client_order_id"] == "h-1"
+        assert said.headers.get("X-Idempotent-Replay") == replay
+    named = await world.call(
+        "POST", "/api/submit", {**order, "client_order_id": "b-1"}, headers={"Idempotency-Key": "h-1"}
+    )
+    assert named.json["client_order_id"] == "b-1", "the body comes first"
+    odd = await world.call("POST", "/api/submit", order, headers={"Idempotency-Key": "no blanks"})
+    assert odd.status == 400
+
+
 async def test_orders_of_one_turn_ride_in_one_batch(world: World) -> None:
     shard = world.shards[0]
     shard.batches.clear()

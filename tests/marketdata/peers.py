@@ -209,7 +209,7 @@ class Listener:
             while True:
                 received = await self.socket.receive()
                 if received.type is aiohttp.WSMsgType.CLOSE:
-                    return received.data, received.extra
+                    return received.data, received.extra or ""
                 assert received.type is aiohttp.WSMsgType.TEXT, received
 
 

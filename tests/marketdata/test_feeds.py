@@ -179,6 +179,7 @@ class Replica:
 
     def __init__(self, snapshot: dict[str, Any]) -> None:
         assert snapshot["type"] == "book_snapshot"
+        self.seq = -1
         self.take(snapshot)
 
     def take(self, message: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -19,8 +20,8 @@ AAPL = 0
 class Venue:
     """A coordinator, two shards, one riskd; a trader and somebody who asks."""
 
-    def __init__(self, **options: int) -> None:
-        self.place = Place(**options)
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.place.start("coordinator", "c0")
         self.shard = self.place.start("shard", "s0")
         self.place.start("shard", "s1")
@@ -76,17 +77,15 @@ class Venue:
 
 @pytest.fixture
 def venue() -> Iterator[Venue]:
-    venue = Venue()
-    yield venue
-    venue.place.close()
+    with closing(Place()) as place:
+        yield Venue(place)
 
 
 @pytest.fixture
 def forgetful_venue() -> Iterator[Venue]:
     """Its shards keep no events to speak of for re-sending."""
-    venue = Venue(ring_bytes=1)
-    yield venue
-    venue.place.close()
+    with closing(Place(ring_bytes=1)) as place:
+        yield Venue(place)
 
 
 def test_trades_become_positions(venue: Venue) -> None:
@@ -180,12 +179,9 @@ def test_garbage_at_the_door_harms_nothing(venue: Venue) -> None:
 
 
 def test_before_the_coordinator_is_there_questions_are_declined() -> None:
-    place = Place()
-    try:
+    with closing(Place()) as place:
         riskd = place.start("riskd", "r0")
         asker = place.peer("gateway:g0", "risk", decode_risk_outbound)
         said = asker.ask(m.AskPositions(3, "ann"), m.NotServed)
         assert said == m.NotServed(3, "riskd has not heard from the coordinator yet")
         assert place.kill(riskd, signal.SIGTERM) == 0
-    finally:
-        place.close()

@@ -66,7 +66,7 @@ pub struct Accounts {
     name_hash: NameHash,
     holdings: Vec<Holding>,
     changes: Vec<HoldingChange>,
-    sorted: Vec<u128>,
+    sorted: Vec<(u64, u32)>,
     record: i64,
 }
 
@@ -185,13 +185,11 @@ impl Accounts {
     /// Ends a record: tells every holding whose position or open quantities are not what they were, ascending
     /// (account, instrument).
     pub fn settle(&mut self, mut tell: impl FnMut(&AccountName, &Holding)) {
-        let key = |(number, change): (usize, &HoldingChange)| {
-            u128::from(change.account) << 64 | u128::from(change.instrument) << 32 | number as u128
-        };
-        self.sorted.extend(self.changes.iter().enumerate().map(key));
-        self.sorted.sort_unstable();
-        for &key in &self.sorted {
-            let change = &self.changes[key as u32 as usize];
+        let key = |change: &HoldingChange| u64::from(change.account) << 16 | u64::from(change.instrument);
+        self.sorted.extend(self.changes.iter().enumerate().map(|(number, change)| (key(change), number as u32)));
+        self.sorted.sort_unstable_by_key(|&(key, _)| key);
+        for &(_, number) in &self.sorted {
+            let change = &self.changes[number as usize];
             let now = &self.holdings[change.holding as usize];
             if (change.position_before, change.open_before) != (now.position, now.open) {
                 tell(&self.list[change.account as usize].name, now);

@@ -132,9 +132,9 @@ struct LevelChange {
 }
 
 impl LevelChange {
-    /// A number that sorts by instrument, side, price (never negative in a book) and then by `number`, its lower half.
-    fn key(&self, number: usize) -> u128 {
-        u128::from(self.place) << 96 | (self.price as u128) << 32 | number as u128
+    /// A number that sorts by instrument, side and price, which in a book is of 0 to 10^15: 14 bits and 50.
+    fn key(&self) -> u64 {
+        u64::from(self.place) << 50 | self.price as u64
     }
 }
 
@@ -153,7 +153,7 @@ pub struct Orders {
     orders: Pool<Order>,
     levels: Pool<Level>,
     changes: Vec<LevelChange>,
-    sorted: Vec<u128>,
+    sorted: Vec<(u64, u32)>,
     emptied: Vec<u32>,
     record: i64,
 }
@@ -348,17 +348,23 @@ impl Orders {
 
     /// Ends a record: tells every level that is not what it was, ascending (instrument, side, price).
     pub fn settle(&mut self, mut tell: impl FnMut(LevelNow)) {
-        // A level that was emptied and made anew is here more than once: the first knows what was, the last what is.
-        self.sorted.extend(self.changes.iter().enumerate().map(|(number, change)| change.key(number)));
-        self.sorted.sort_unstable();
-        for same in self.sorted.chunk_by(|one, other| one >> 32 == other >> 32) {
-            let change = |key: u128| &self.changes[key as u32 as usize];
-            let (before, after) = (change(same[0]), change(same[same.len() - 1]));
-            let Level { quantity, orders, .. } = self.levels[after.level];
-            if (before.quantity_before, before.orders_before) != (quantity, orders) {
-                let side = if after.place & 1 == 0 { Side::Buy } else { Side::Sell };
-                let instrument = (after.place >> 1) as u16;
-                tell(LevelNow { instrument, side, price: after.price, quantity, orders });
+        self.sorted.extend(self.changes.iter().enumerate().map(|(number, change)| (change.key(), number as u32)));
+        self.sorted.sort_unstable_by_key(|&(key, _)| key);
+        for same in self.sorted.chunk_by(|one, other| one.0 == other.0) {
+            // A level that was emptied and made anew is here more than once: but only the first of these had anything
+            // before the record, and only the last has anything now.
+            let (mut before, mut now) = ((0, 0), (0, 0));
+            for &(_, number) in same {
+                let change = &self.changes[number as usize];
+                let level = &self.levels[change.level];
+                before = (before.0 + change.quantity_before, before.1 + change.orders_before);
+                now = (now.0 + level.quantity, now.1 + level.orders);
+            }
+            if before != now {
+                let LevelChange { place, price, .. } = self.changes[same[0].1 as usize];
+                let side = if place & 1 == 0 { Side::Buy } else { Side::Sell };
+                let (quantity, orders) = now;
+                tell(LevelNow { instrument: (place >> 1) as u16, side, price, quantity, orders });
             }
         }
         self.changes.clear();

@@ -1,79 +1,16 @@
 //! Commands: their static rules, and their form once these hold (PROTOCOL 1, `exchange/messages.py`).
 
 use crate::domain::{
-    ALL_INSTRUMENTS, AMOUNT_MAX, Actor, Basis, ClientId, INSTRUMENTS_MAX, Kind, ORDER_ID_MAX, SUM_MAX, SelfTrade, Side,
-    State, Text, TimeInForce,
+    ALL_INSTRUMENTS, AMOUNT_MAX, Actor, Basis, INSTRUMENTS_MAX, Kind, ORDER_ID_MAX, SUM_MAX, SelfTrade, Side, State,
+    Text, TimeInForce,
 };
+use crate::text::{ACCOUNT, ACCOUNT_OR_EMPTY, ACTOR, CLIENT_ID, CLIENT_ID_OR_EMPTY, SYMBOL, TextRule};
 use crate::wire::{Fault, Reader};
 
 /// The bit of SetState in a mask of allowed tags: whoever has it may sweep everybody's orders.
 const OPERATOR_BIT: u64 = 1 << 6;
 /// The mask that allows every tag.
 pub const EVERY_TAG: u64 = u64::MAX;
-
-/// Characters of one kind of text.
-pub struct TextRule {
-    class: u8,
-    least: usize,
-    most: usize,
-    said: &'static str,
-}
-
-const ACCOUNT_CLASS: u8 = 1;
-const CLIENT_ID_CLASS: u8 = 2;
-const SYMBOL_CLASS: u8 = 4;
-const PRINTABLE_CLASS: u8 = 8;
-
-/// Which classes each character belongs to.
-const CLASSES: [u8; 256] = {
-    const fn add(mut classes: [u8; 256], characters: &[u8], class: u8) -> [u8; 256] {
-        let mut at = 0;
-        while at < characters.len() {
-            classes[characters[at] as usize] |= class;
-            at += 1;
-        }
-        classes
-    }
-    let mut classes = [0; 256];
-    let mut character = b'!';
-    while character <= b'~' {
-        classes[character as usize] |= PRINTABLE_CLASS;
-        if character.is_ascii_uppercase() || character.is_ascii_digit() {
-            classes[character as usize] |= ACCOUNT_CLASS | CLIENT_ID_CLASS | SYMBOL_CLASS;
-        }
-        if character.is_ascii_lowercase() {
-            classes[character as usize] |= ACCOUNT_CLASS | CLIENT_ID_CLASS;
-        }
-        character += 1;
-    }
-    classes = add(classes, b"._:@-", ACCOUNT_CLASS);
-    classes = add(classes, b".:/_-", CLIENT_ID_CLASS);
-    add(classes, b"._-", SYMBOL_CLASS)
-};
-
-/// An account.
-pub const ACCOUNT: TextRule = TextRule { class: ACCOUNT_CLASS, least: 1, most: 32, said: "A-Za-z0-9._:@-" };
-const ACCOUNT_OR_EMPTY: TextRule = TextRule { least: 0, ..ACCOUNT };
-/// A client order id.
-pub const CLIENT_ID: TextRule = TextRule { class: CLIENT_ID_CLASS, least: 1, most: 36, said: "A-Za-z0-9.:/_-" };
-const CLIENT_ID_OR_EMPTY: TextRule = TextRule { least: 0, ..CLIENT_ID };
-const SYMBOL: TextRule = TextRule { class: SYMBOL_CLASS, least: 1, most: 20, said: "A-Z0-9._-" };
-const ACTOR: TextRule = TextRule { class: PRINTABLE_CLASS, least: 1, most: 64, said: "!-~" };
-
-impl TextRule {
-    /// Whether a text follows the rule.
-    #[inline]
-    pub fn allows(&self, text: &[u8]) -> bool {
-        (self.least..=self.most).contains(&text.len())
-            && text.iter().fold(self.class, |class, &character| class & CLASSES[character as usize]) != 0
-    }
-
-    #[cold]
-    fn refuse(&self, name: &str, text: &[u8]) -> Fault {
-        let shown: String = String::from_utf8_lossy(text).chars().take(80).collect();
-        Fault::new(format!("{name} {shown:?} is not {} to {} characters of {}", self.least, self.most, self.said))
-    }
-}
 
 /// An instrument's rules, as commanded.
 #[derive(Clone, Copy)]
@@ -493,11 +430,6 @@ impl Submit<'_> {
             | i64::from(self.flags) << 8
             | self.self_trade as i64;
         fold(&[word, self.price, self.quantity, self.expire_ns])
-    }
-
-    /// The order's own name, to be kept.
-    pub fn name(&self) -> ClientId {
-        ClientId::new(self.request.client_id)
     }
 }
 

@@ -195,7 +195,7 @@ impl Engine {
         reader.finish().map_err(|fault| fault.about("record"))?;
         self.check_follows(&record, &commands)?;
 
-        self.at = Moment { epoch: record.epoch, seq: self.at.seq, ts_ns: record.ts_ns };
+        let mut now = Moment { epoch: record.epoch, seq: self.at.seq, ts_ns: record.ts_ns };
         self.orders.begin(record.first_seq);
         self.accounts.begin(record.first_seq);
         let mut hashes = std::mem::take(&mut self.hashes);
@@ -203,8 +203,9 @@ impl Engine {
         hashes.extend(commands.iter().map(|command| self.hash_names(command)));
         self.look_ahead(&commands, &hashes);
         for (command, &hashes) in commands.iter().zip(&hashes) {
-            self.at.seq += 1;
-            self.outcome.begin(self.at);
+            now.seq += 1;
+            self.at = now;
+            self.outcome.begin(now);
             self.fills.clear();
             self.execute(command, hashes);
             self.outcome.end();

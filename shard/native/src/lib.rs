@@ -18,10 +18,12 @@ mod instrument;
 mod memory;
 pub mod pool;
 mod record;
+mod restore;
 #[cfg(any(feature = "python", test))]
 mod sealed;
 mod serving;
 mod snapshot;
+mod text;
 mod trading;
 mod window;
 mod wire;

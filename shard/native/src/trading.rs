@@ -148,7 +148,7 @@ impl Engine {
         };
         let mut taker = Taker {
             order_id: instrument.next_order_id(),
-            client_id: submit.name(),
+            client_id: self.window.get(entry).client_id,
             account,
             holding: self.accounts.make_holding(account, submit.instrument),
             entry,

@@ -269,7 +269,10 @@ impl Row<'_> {
         match number {
             -0x20..=0x7f => self.byte(number as u8),
             0x80.. => self.wide(number as u64),
-            _ => self.negative(number),
+            _ => {
+                let (head, size) = negative_form(number);
+                self.headed(head, number as u64, size);
+            }
         }
     }
 
@@ -290,17 +293,6 @@ impl Row<'_> {
             _ => (0xcf, 8),
         };
         self.headed(head, number, size);
-    }
-
-    #[inline(never)]
-    fn negative(&mut self, number: i64) {
-        let (head, size) = match number {
-            -0x80.. => (0xd0, 1),
-            -0x8000.. => (0xd1, 2),
-            -0x8000_0000.. => (0xd2, 4),
-            _ => (0xd3, 8),
-        };
-        self.headed(head, number as u64, size);
     }
 
     /// Appends integers.
@@ -339,6 +331,17 @@ impl Row<'_> {
             16..=0xffff => self.headed(0xdc, count as u64, 2),
             _ => self.headed(0xdd, u64::from(u32::try_from(count).expect("array: more than 2^32 elements")), 4),
         }
+    }
+}
+
+/// Head and size of a number below -32.
+#[inline(never)]
+fn negative_form(number: i64) -> (u8, usize) {
+    match number {
+        -0x80.. => (0xd0, 1),
+        -0x8000.. => (0xd1, 2),
+        -0x8000_0000.. => (0xd2, 4),
+        _ => (0xd3, 8),
     }
 }
 
