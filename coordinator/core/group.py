@@ -11,8 +11,8 @@ A change takes a record and gives the next one, or raises Denied with a sentence
     R8  A new session of a node ends its old one: that is removed from the set, unless nobody else of it is alive. Then
         the new session leads the next term, for its journal has whatever was acknowledged.
         In the mode `replicated` that is not so when the machine crashed (`lossy`): others of the set come first, and an
-        only member that had not yet served its term, hence had not yet synced what it inherited, is *weighed*: nobody
-        leads until both logs are known; the greater leads, and `unclean` says that something may be missing.
+        only member is *weighed*: nobody leads until both logs are known, for the other node may have what was not yet
+        synced here; the greater leads, and `unclean` says that something may be missing.
     The set is never empty once somebody led, the primary is in it, and terms only grow.
 """
 
@@ -37,24 +37,20 @@ class Denied(Exception):
 
 
 class Node(Struct, frozen=True, array_like=True):
-    """A node as it registered last. `session_uuid` is new with every process, `journal_uuid` with every journal.
-
-    Its journal ended at `last_seq` of term `last_epoch` then.
-    """
+    """A node as it registered last. `session_uuid` is new with every process, `journal_uuid` with every journal."""
 
     incarnation: int
     journal_uuid: str
     session_uuid: str
     pid: int
     endpoints: dict[str, str]
-    last_epoch: int = 0
-    last_seq: int = 0
 
 
 class Group(Struct, frozen=True, array_like=True):
     """Metadata of one shard. `served_epoch` = the newest term whose primary said that it was ready.
 
-    `weighing` = nobody leads (`primary` is NOBODY) until logs were compared.
+    `weighing` = nobody leads (`primary` is NOBODY) until logs were compared. `failovers_ns` = when it lately changed
+    hands without an operator, by the machine's monotonic clock; `flapping` = too often, only an operator moves it now.
     """
 
     epoch: int = 0
@@ -64,6 +60,8 @@ class Group(Struct, frozen=True, array_like=True):
     unclean: bool = False
     nodes: dict[str, Node] = {}
     weighing: bool = False
+    failovers_ns: tuple[int, ...] = ()
+    flapping: bool = False
 
     def current(self, node: str) -> Session:
         """The node's present session; NOBODY when it never registered."""
@@ -107,7 +105,7 @@ def register(
     if not leads:
         changed = replace(group, isr=others)
         changed = _lead(changed, living[0]) if was_primary else changed
-    elif group.weighing or (lossy and not others and len(group.nodes) > 1 and group.served_epoch < group.epoch):
+    elif group.weighing or (lossy and not others and len(group.nodes) > 1):
         changed = replace(group, primary=NOBODY, isr=(session,), weighing=True)
     elif lossy and others:
         changed = _lead(group, others[0]) if was_primary else replace(group, isr=others)
@@ -131,7 +129,7 @@ def refusal(
             f"METADATA_BEHIND: {name!r} of shard {shard!r} has promised epoch {promised_epoch}, the control store knows "
             f"only {group.epoch}: the store went back in time; restore its newest copy"
         )
-    if known is None or name not in [node for node, _ in group.isr] or _others(group, name, alive):
+    if known is None or name not in [node for node, _ in group.isr] or _living(group, name, alive):
         return ""
     if known.journal_uuid != journal_uuid:
         return (
@@ -144,38 +142,6 @@ def refusal(
             f"{promised_epoch}: the data directory went back in time; restore its newest copy"
         )
     return ""
-
-
-def would_lead(group: Group, name: str, alive: Alive) -> bool:
-    """A new session of this node would lead the next term, because no other member of a set with it is alive."""
-    return group.current(name) in group.isr and not _others(group, name, alive)
-
-
-def hold_back(group: Group, name: str, node: Node) -> Group:
-    """A new session of a node that would lead, but whose journal may have lost its end: nobody leads for now (R8)."""
-    return replace(group, nodes={**group.nodes, name: node})
-
-
-def elect_greatest(group: Group, names: list[str], alive: Alive) -> Group:
-    """Nobody leads and all of `names` have shown their journals: the one that goes furthest leads (R8)."""
-    sessions = [group.current(name) for name in names]
-    missing = [name for name, session in zip(names, sessions, strict=True) if not alive(session)]
-    if missing:
-        raise Denied(f"the journal of {', '.join(missing)} is not known")
-
-    def log(session: Session) -> tuple[int, int, bool]:
-        node = group.nodes[session[0]]
-        return node.last_epoch, node.last_seq, session[0] == group.primary[0]
-
-    winner = max(sessions, key=log)
-    changed = replace(group, epoch=group.epoch + 1, primary=winner, isr=(winner,), unclean=True)
-    check(changed)
-    return changed
-
-
-def _others(group: Group, name: str, alive: Alive) -> list[Session]:
-    """Living members of the set besides this node."""
-    return [session for session in group.isr if session[0] != name and group.current(session[0]) == session and alive(session)]
 
 
 def change_isr(

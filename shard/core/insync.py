@@ -41,6 +41,12 @@ class InSync:
         """Whose acknowledgement commit waits for."""
         return (self.standby or self.adding) if self._rules.commit_needs_view else None
 
+    @property
+    def alone(self) -> bool:
+        """The store says, or may say by now, that nobody else has a copy (R10)."""
+        shrinking = self.asked is not None and len(self.asked.isr) == 1
+        return self.standby is None or shrinking or not self._rules.commit_needs_view
+
     def on_view(self, view: m.ShardView) -> None:
         """A newer version of the metadata in which this node still leads the same term."""
         self.view = view

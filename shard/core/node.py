@@ -180,6 +180,11 @@ class Node:
         return "joining" if self._standing is not None else "solo"
 
     @property
+    def following(self) -> bool:
+        """A standby whose journal goes on as its primary's does."""
+        return self.role is Role.STANDBY and self._intake.joined
+
+    @property
     def lag(self) -> int:
         """Commands that the standby has not acknowledged; -1 without one."""
         return self.replica.position.seq - self._standing.acked_seq if self._standing is not None else -1
@@ -210,7 +215,7 @@ class Node:
     @property
     def _durable_seq(self) -> int:
         """Up to where this node's own copy counts. R10: alone it counts when it is synced, in any mode."""
-        alone = self._insync is None or self._insync.required is None
+        alone = self._insync is None or self._insync.alone
         relaxed = self._relaxed and (self.role is Role.STANDBY or not alone or not self._rules.sync_solo)
         return self.replica.position.seq if relaxed or not self._rules.sync_before_ack else self.synced_seq
 
@@ -419,7 +424,15 @@ class Node:
         inner = self.replica.ready()
         notes = [*inner.notes, *self._notes]
         ready = Ready(
-            inner.send, inner.publish, self._to_standby, self._to_primary, self._control, fetch, self._cut, notes, self._files
+            inner.send,
+            inner.publish,
+            self._to_standby,
+            self._to_primary,
+            self._control,
+            fetch,
+            self._cut,
+            notes,
+            self._files,
         )
         self._to_standby, self._to_primary, self._control, self._notes, self._files = [], [], [], [], []
         return ready
