@@ -26,6 +26,8 @@ RISKD_NAME = "r0"
 """There is one of each, and the file has no section for them."""
 
 _LETTERS = ("a", "b")
+_ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
+_NODE_DOORS = ("orders", "events", "replica")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _SYMBOL = re.compile(r"[A-Z0-9]{1,10}")
 
@@ -40,6 +42,9 @@ class Cluster(Section, frozen=True, kw_only=True):
     name: str = "shardex"
     data: str
     run: str = ""
+    transport: Literal["ipc", "tcp"] = "ipc"
+    """How daemons talk. tcp: at the addresses of [[hosts]], ports from `port_base` on, encrypted under the cluster's key."""
+    port_base: int = 7_400
     engine: Literal["auto", "native", "reference"] = "auto"
 
 
@@ -110,8 +115,8 @@ class Shard(Section, frozen=True, kw_only=True):
 class Replication(Section, frozen=True, kw_only=True):
     """How the two nodes of a shard go together; without effect for a shard of one replica.
 
-    durability: `both` = on the disks of both nodes before an answer leaves; `replicated` = written by both nodes, on the
-    disks some milliseconds later: survives the loss of one machine, not that of two at once.
+    durability: `both` = on the disks of both nodes before an answer leaves; `replicated` = written by both nodes, on
+    their disks some milliseconds later: survives the loss of one machine, not that of two at once.
     solo: whether a shard whose second node is away goes on (`allow`) or refuses orders until it is back (`refuse`).
     """
 
@@ -124,6 +129,13 @@ class Replication(Section, frozen=True, kw_only=True):
     failovers_max: int = 3
     failovers_window_s: int = 600
     """More failovers of one shard than that in so many seconds are left to an operator."""
+
+
+class Host(Section, frozen=True, kw_only=True):
+    """Where a daemon listens with transport tcp; one that is not named listens on 127.0.0.1."""
+
+    name: str
+    address: str
 
 
 class InstrumentEntry(Section, frozen=True, kw_only=True):
@@ -158,6 +170,7 @@ class Config(Section, frozen=True, kw_only=True):
     marketmaker: MarketMaker = MarketMaker()
     replication: Replication = Replication()
     shards: list[Shard]
+    hosts: list[Host] = field(default_factory=list)
     instruments: list[InstrumentEntry] = field(default_factory=list)
 
     @property
@@ -172,15 +185,26 @@ class Config(Section, frozen=True, kw_only=True):
 
     def nodes(self) -> list[tuple[str, str]]:
         """Every (shard, node) of the cluster, in the order of the file."""
-        return [(shard.name, f"{shard.name}-{letter}") for shard in self.shards for letter in _LETTERS[: shard.replicas]]
+        return [
+            (shard.name, f"{shard.name}-{letter}") for shard in self.shards for letter in _LETTERS[: shard.replicas]
+        ]
 
     def node_directory(self, node: str) -> Path:
         """Journal, snapshots and state of one node."""
         return self.data / "shards" / node
 
     def endpoint(self, what: str) -> str:
-        """ipc endpoint of "control", "risk", "market", "orders.<node>", "events.<node>", "replica.<node>"."""
-        return f"ipc://{self.run / what}"
+        """Endpoint of "control", "risk", "market", "orders.<node>", "events.<node>", "replica.<node>"."""
+        if self.cluster.transport == "ipc":
+            return f"ipc://{self.run / what}"
+        singles = {"control": COORDINATOR_NAME, "risk": RISKD_NAME, "market": self.marketdata.name}
+        kind, _, node = what.partition(".")
+        owner = node or singles[kind]
+        nodes = [name for _, name in self.nodes()]
+        offset = len(singles) + len(_NODE_DOORS) * nodes.index(node) if node else 0
+        offset += _NODE_DOORS.index(kind) if node else list(singles).index(kind)
+        addresses = {host.name: host.address for host in self.hosts}
+        return f"tcp://{addresses.get(owner, '127.0.0.1')}:{self.cluster.port_base + offset}"
 
     def engine_config(self) -> m.EngineConfig:
         """Ceilings in the form the engine takes."""
@@ -282,6 +306,14 @@ def _check(config: Config) -> list[str]:
     faults += [f"name {name!r} must match {_NAME.pattern}" for name in daemons if not _NAME.fullmatch(name)]
     twice = dict.fromkeys(name for name in daemons if daemons.count(name) > 1)
     faults += [f"name {name!r} is used by two daemons" for name in twice]
+    for host in config.hosts:
+        if host.name not in daemons:
+            faults.append(f"[[hosts]] name {host.name!r} is not one of {', '.join(daemons)}")
+        if not _ADDRESS.fullmatch(host.address):
+            faults.append(f"[[hosts]] {host.name}: address {host.address!r} must match {_ADDRESS.pattern}")
+    ports_end = config.cluster.port_base + 3 + len(_NODE_DOORS) * len(config.nodes())
+    if not 1_024 <= config.cluster.port_base <= ports_end <= 65_536:
+        faults.append(f"cluster.port_base {config.cluster.port_base} must leave room for ports 1024 to 65535")
     if len(config.instruments) > INSTRUMENTS_MAX:
         faults.append(f"[[instruments]] has {len(config.instruments)} entries, at most {INSTRUMENTS_MAX}")
     for section in (config.ceilings, config.journal, config.replication):

@@ -3,14 +3,20 @@
 Every socket has a high-water mark and a largest message. ROUTER sockets are mandatory: a send to a peer that is gone or
 full returns False instead of dropping in silence. PUB drops silently by design, so its consumers count sequences.
 A message is two frames: header and payload (empty where a header needs none).
+
+ipc sockets lie in a directory of this user alone. tcp sockets speak CURVE under the cluster's key: both sides prove
+that they hold it, all between them is encrypted, and a connection that has gone silent is opened anew.
 """
 
 import asyncio
+import hmac
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from exchange.errors import ConfigError
 from exchange.limits import MESSAGE_BYTES_MAX, SOCKET_HWM
@@ -19,6 +25,50 @@ IPC_PATH_MAX = 100
 """Longest path of an ipc endpoint; the kernel's limit is 107 bytes."""
 
 _PARTS = 2
+_TCP_OPTIONS = (
+    (zmq.HEARTBEAT_IVL, 200),
+    (zmq.HEARTBEAT_TIMEOUT, 1_000),
+    (zmq.CONNECT_TIMEOUT, 1_000),
+    (zmq.RECONNECT_IVL, 50),
+    (zmq.RECONNECT_IVL_MAX, 500),
+)
+"""Milliseconds. Without them a cut connection would wait for TCP's own, much longer patience."""
+
+
+class ClusterKey(NamedTuple):
+    """One CURVE key pair (Z85 text) that all daemons of a cluster share; whoever holds it is one of them."""
+
+    public: bytes
+    secret: bytes
+
+    @staticmethod
+    def generate() -> "ClusterKey":
+        """A fresh pair."""
+        return ClusterKey(*zmq.curve_keypair())
+
+
+class _Keyring:
+    """The process's key; tcp is impossible without one."""
+
+    def __init__(self) -> None:
+        self.key: ClusterKey | None = None
+        self._guard: ThreadAuthenticator | None = None
+
+    def use(self, key: ClusterKey) -> None:
+        """Speak CURVE under `key` from now on, and let in only those that hold it."""
+        self.key = key
+        if self._guard is None:
+            self._guard = ThreadAuthenticator(zmq.Context.instance())
+            self._guard.start()
+            self._guard.configure_curve_callback("*", credentials_provider=self)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether the holder of the public key `key` (Z85) may connect; the authenticator asks."""
+        return self.key is not None and hmac.compare_digest(key, self.key.public)
+
+
+_keyring = _Keyring()
+use_cluster_key = _keyring.use
 
 
 def open_private_directory(path: Path) -> None:
@@ -53,7 +103,7 @@ class Socket:
 
     def bind(self, endpoint: str) -> None:
         """Listen on an endpoint; ConfigError when it is taken or its ipc path is too long."""
-        _check(endpoint)
+        self._prepare(endpoint, server=True)
         try:
             self._zmq.bind(endpoint)
         except zmq.ZMQError as fault:
@@ -61,7 +111,7 @@ class Socket:
 
     def connect(self, endpoint: str) -> None:
         """Connect in the background and for ever again; messages queue up to the high-water mark meanwhile."""
-        _check(endpoint)
+        self._prepare(endpoint, server=False)
         self._zmq.connect(endpoint)
 
     def readable(self) -> bool:
@@ -71,6 +121,18 @@ class Socket:
     def close(self) -> None:
         """Close at once; what is still queued is dropped."""
         self._zmq.close(0)
+
+    def _prepare(self, endpoint: str, *, server: bool) -> None:
+        _check(endpoint)
+        if not endpoint.startswith("tcp://"):
+            return
+        key = _keyring.key
+        if key is None:
+            raise ConfigError([f"endpoint {endpoint}: tcp needs the cluster's key"])
+        curve: list[tuple[int, Any]] = [(zmq.CURVE_PUBLICKEY, key.public), (zmq.CURVE_SECRETKEY, key.secret)]
+        curve.append((zmq.CURVE_SERVER, 1) if server else (zmq.CURVE_SERVERKEY, key.public))
+        for option, value in (*_TCP_OPTIONS, *curve):
+            self._zmq.setsockopt(option, value)
 
     def _receive_parts(self) -> list[bytes] | None:
         try:

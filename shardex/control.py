@@ -11,6 +11,7 @@ from exchange.clock import monotonic_ns
 from exchange.config import Config
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import Unavailable
+from exchange.keyfile import open_transport
 from exchange.sockets import Dealer, Waiter
 from exchange.wire import decode_coordinator_outbound, encode
 
@@ -21,6 +22,7 @@ class Control:
     """One connection to the coordinator; use it as a context. Calls raise Unavailable when their time is up."""
 
     def __init__(self, config: Config) -> None:
+        open_transport(config)
         self._endpoint = config.endpoint("control")
         self.identity = f"cli:{os.getpid()}"
         self._socket = Dealer(self.identity)

@@ -25,6 +25,7 @@ from exchange.clock import monotonic_ns
 from exchange.config import Config, load, render
 from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError, ShardexError, Unavailable
+from exchange.keyfile import KEY_FILE, create_key
 from exchange.sockets import IPC_PATH_MAX, open_private_directory
 from shardex import ports, supervision
 from shardex.control import Control
@@ -66,6 +67,8 @@ def prepare(data: Path, *, shards: int | None = None, overrides: Overrides | Non
         unfinished = path.with_suffix(".new")
         unfinished.write_text(render(config))
         load(unfinished)
+        if config.cluster.transport == "tcp":
+            create_key(data / KEY_FILE)
         unfinished.rename(path)
     elif overrides:
         raise ConfigError([f"{path} exists; edit it to change {', '.join(sorted(overrides))}"])
