@@ -43,7 +43,7 @@ class Cluster(Section, frozen=True, kw_only=True):
     data: str
     run: str = ""
     transport: Literal["ipc", "tcp"] = "ipc"
-    """How daemons talk. tcp: at the addresses of [[hosts]], ports from `port_base` on, encrypted under the cluster's key."""
+    """tcp: at the addresses of [[hosts]], ports from `port_base` on, encrypted under the key of the cluster."""
     port_base: int = 7_400
     engine: Literal["auto", "native", "reference"] = "auto"
 
@@ -136,6 +136,8 @@ class Host(Section, frozen=True, kw_only=True):
 
     name: str
     address: str
+    namespace: str = ""
+    """Linux network namespace in which the local launcher starts it (needs root): several hosts on one machine."""
 
 
 class InstrumentEntry(Section, frozen=True, kw_only=True):
@@ -309,6 +311,8 @@ def _check(config: Config) -> list[str]:
     for host in config.hosts:
         if host.name not in daemons:
             faults.append(f"[[hosts]] name {host.name!r} is not one of {', '.join(daemons)}")
+        if host.namespace and not _NAME.fullmatch(host.namespace):
+            faults.append(f"[[hosts]] {host.name}: namespace {host.namespace!r} must match {_NAME.pattern}")
         if not _ADDRESS.fullmatch(host.address):
             faults.append(f"[[hosts]] {host.name}: address {host.address!r} must match {_ADDRESS.pattern}")
     ports_end = config.cluster.port_base + 3 + len(_NODE_DOORS) * len(config.nodes())

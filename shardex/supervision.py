@@ -77,13 +77,16 @@ def render(config: Config) -> str:
     for priority, group in enumerate(_GROUPS):
         members = ",".join(program.name for program in found if program.group == group)
         sections.append(_section(f"group:{group}", programs=members, priority=priority))
-    sections += [_program(program, path, config.data) for program in found]
+    namespaces = {host.name: host.namespace for host in config.hosts if host.namespace}
+    sections += [_program(program, path, config.data, namespaces.get(program.name, "")) for program in found]
     return "\n".join(sections)
 
 
-def _program(program: Program, path: Path, data: Path) -> str:
+def _program(program: Program, path: Path, data: Path, namespace: str) -> str:
     # -P: the working directory is the data directory and must not shadow a module.
     words = [sys.executable, "-P", "-m", program.role, "--config", str(path), "--name", program.name]
+    if namespace:
+        words = ["ip", "netns", "exec", namespace, *words]
     return _section(
         f"program:{program.name}",
         command=shlex.join(words),
