@@ -1,4 +1,4 @@
-"""The coordinator's shell: one Router, the control store, a Dealer to each shard for operators' commands.
+"""The coordinator's shell: one Router, the control store, the nodes' processes, Dealers for operators' commands.
 
 A store that fails or that obeys somebody else ends the process with EXIT_IO; the cluster trades on without it.
 Everything durable is in the store, so a killed coordinator goes on where it was.
@@ -15,20 +15,27 @@ import psutil
 from coordinator.core import records
 from coordinator.core.administration import REQUESTS_MAX, SENDER, Administration, ToShard
 from coordinator.core.administration import Output as AdministrationOutput
-from coordinator.core.cluster import Cluster, Send
-from coordinator.core.health import Health, Place
+from coordinator.core.cluster import Cluster
+from coordinator.core.health import NODE, Health, Place
+from coordinator.core.leadership import Policy
+from coordinator.core.outbox import Send
+from coordinator.exits import Exits
 from coordinator.store.base import Conflict, ControlStore, settle, take_lease
 from coordinator.store.sqlite import SqliteStore
 from exchange import messages as m
 from exchange.clock import monotonic_ns
 from exchange.config import RISKD_NAME, Config
+from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import StoreError, WireError
-from exchange.limits import TICK_INTERVAL_NS
-from exchange.process import Daemon, background, run_async
+from exchange.limits import BEAT_INTERVAL_NS
+from exchange.process import Daemon, background, run_async, title
 from exchange.sockets import Dealer, Router, attach
 from exchange.wire import decode_coordinator_inbound, decode_shard_outbound, encode
 
 MESSAGES_PER_TURN = 64
+TURNS_PER_TICK_MAX = 64
+"""Before silence is judged everything that has arrived is read; a flood does not put it off for ever."""
+TICK_NS = 20 * NS_PER_MS
 CONTROL_BYTES_MAX = 256 * 1024
 """Largest message to the coordinator: a heartbeat has a few hundred bytes."""
 
@@ -55,22 +62,32 @@ class Coordinator:
         self._term = take_lease(store, f"{daemon.name}:{os.getpid()}")
         self._store_uuid = self._name_store()
         _, entries = store.changes("", 0)
-        self._health = Health([self._place, *_expected_daemons(daemon.config)])
+        replication = daemon.config.replication
+        self._health = Health(
+            [self._place, *_expected_daemons(daemon.config)], node_suspect_ns=replication.suspect_ms * NS_PER_MS
+        )
         self._health.started(self._place, pid=os.getpid(), incarnation=self._term, now_ns=monotonic_ns())
         self._cluster = Cluster(
             {key: (entry.value, entry.ver) for key, entry in entries},
-            shards=[shard.name for shard in daemon.config.shards],
+            nodes=daemon.config.nodes(),
             instruments=daemon.config.instrument_list(),
             health=self._health,
             now_ns=monotonic_ns(),
+            policy=Policy(
+                failovers_max=replication.failovers_max,
+                failovers_window_ns=replication.failovers_window_s * NS_PER_S,
+                relaxed=replication.durability == "replicated",
+            ),
         )
         self._administration = Administration(self._term)
         self._shards: dict[str, tuple[Dealer, Callable[[], None]]] = {}
+        self._exits = Exits(lambda node: title(self._config, NODE, node), self._on_exit)
         self._router = Router()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. StoreError when the control store fails or obeys another coordinator."""
         self._perform()
+        self._watch()
         self._router.bind(self._config.endpoint("control"))
         detach = attach(self._router, self._drain)
         ticker = background(self._tick())
@@ -78,19 +95,35 @@ class Coordinator:
         await stop.wait()
         ticker.cancel()
         detach()
+        self._exits.close()
         for dealer, detach_dealer in self._shards.values():
             detach_dealer()
             dealer.close()
         self._router.close()
 
     async def _tick(self) -> None:
+        beat_ns = 0
         while True:
+            turns = 0
+            while self._drain() and turns < TURNS_PER_TICK_MAX:
+                turns += 1
             now_ns = monotonic_ns()
-            self._health.heard(self._place, ready=True, stats=self._stats(), now_ns=now_ns)
+            if now_ns - beat_ns >= BEAT_INTERVAL_NS:
+                beat_ns = now_ns
+                self._health.heard(self._place, ready=True, stats=self._stats(), now_ns=now_ns)
             self._cluster.on_tick(now_ns)
             self._perform()
             self._forward(self._administration.on_tick(now_ns))
-            await asyncio.sleep(TICK_INTERVAL_NS / 1e9)
+            await asyncio.sleep(TICK_NS / NS_PER_S)
+
+    def _on_exit(self, node: str, incarnation: int) -> None:
+        self._cluster.on_gone(node, incarnation, monotonic_ns())
+        self._perform()
+
+    def _watch(self) -> None:
+        """Of every known node the process that it has now."""
+        for node, incarnation, pid in self._cluster.processes:
+            self._exits.watch(node, incarnation, pid)
 
     def _drain(self) -> bool:
         for _ in range(MESSAGES_PER_TURN):
@@ -111,11 +144,15 @@ class Coordinator:
         message = decode_coordinator_inbound(header)
         now_ns = monotonic_ns()
         match message:
-            case m.Register() | m.Beat() | m.AskMap():
+            case m.Beat() | m.AskMap() | m.AskIsr() | m.Drained() | m.Switch() | m.Elect():
                 self._cluster.on_message(peer, message, now_ns)
                 self._perform()
+            case m.Register():
+                self._cluster.on_message(peer, message, now_ns)
+                self._perform()
+                self._watch()
             case m.AskStatus():
-                self._router.send(peer, encode(self._status(now_ns)))
+                self._router.send(peer, encode(self._cluster.status(now_ns)))
             case m.Administer():
                 self._log.info("administer", actor=message.actor, shard=message.shard)
                 self._forward(self._administration.on_administer(peer, message, self._cluster.map, now_ns))
@@ -132,6 +169,8 @@ class Coordinator:
                     f"control store: key {write.key} is at version {result.ver} and term {result.term}, not at "
                     f"{write.expect_ver} and {self._term}: another coordinator decides now"
                 )
+        for note in ready.notes:
+            self._log.warning("decided", detail=note)
         for send in ready.sends:
             # A peer that is gone or full asks for what it missed: every heartbeat names the newest map.
             self._router.send(send.peer, send.payload)
@@ -167,12 +206,6 @@ class Coordinator:
         self._malformed += 1
         self._log.warning("dropped", error=str(error))
 
-    def _status(self, now_ns: int) -> m.ClusterStatus:
-        map_ = self._cluster.map
-        serving = sum(entry.serving for entry in map_.shards)
-        verdict = self._health.verdict(shards_serving=serving, now_ns=now_ns)
-        return m.ClusterStatus(map_.version, verdict, self._health.statuses(self._cluster.epochs, now_ns))
-
     def _stats(self) -> dict[str, Any]:
         return {
             "term": self._term,
@@ -194,7 +227,7 @@ class Coordinator:
 
 def _expected_daemons(config: Config) -> list[Place]:
     """Who should be there by the configuration."""
-    places = [("shard", shard.name) for shard in config.shards]
+    places = [(NODE, node) for _, node in config.nodes()]
     places += [("gateway", config.gateway.name), ("marketdata", config.marketdata.name), ("riskd", RISKD_NAME)]
     if config.marketmaker.enabled:
         places.append(("marketmaker", config.marketmaker.name))

@@ -18,6 +18,7 @@ from exchange import logs
 from exchange import messages as m
 from exchange.clock import monotonic_ns
 from exchange.errors import ConfigError, ShardexError, WireError
+from exchange.keyfile import open_transport
 from exchange.limits import TICK_INTERVAL_NS
 from exchange.membership import Membership, Stats
 from exchange.sockets import Dealer, attach, open_private_directory
@@ -47,6 +48,11 @@ class Daemon:
         self.log = log
 
 
+def title(config: configuration.Config, role: str, name: str) -> str:
+    """How a daemon is called in the process list."""
+    return f"shardex {config.cluster.name} {role} {name}"
+
+
 def main(role: str, serve: Callable[[Daemon], int | None]) -> None:
     """Door of a daemon: parse `--config --name`, run `serve`, exit with its code."""
     parser = argparse.ArgumentParser(prog=f"python -m {role}")
@@ -58,7 +64,8 @@ def main(role: str, serve: Callable[[Daemon], int | None]) -> None:
         config = configuration.load(arguments.config)
         open_private_directory(config.data)
         open_private_directory(config.run)
-        setproctitle.setproctitle(f"shardex {config.cluster.name} {role} {arguments.name}")
+        open_transport(config)
+        setproctitle.setproctitle(title(config, role, arguments.name))
         log.info("starting", pid=os.getpid())
         code = serve(Daemon(role, arguments.name, config, log))
     except ConfigError as error:

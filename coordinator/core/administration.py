@@ -4,7 +4,8 @@ from typing import assert_never
 
 from msgspec import Struct
 
-from coordinator.core.cluster import Send
+from coordinator.core.outbox import Send
+from coordinator.core.registration import check_operator
 from exchange import messages as m
 from exchange.domain import NS_PER_S, Reject
 from exchange.errors import WireError
@@ -14,7 +15,6 @@ from exchange.wire import decode_commands, decode_replies, encode
 ANSWER_WITHIN_NS = 2 * NS_PER_S
 REQUESTS_MAX = 64
 SENDER = "coordinator"
-_OPERATOR_PREFIX = b"cli:"
 _ALLOWED = m.MassCancel | m.SetState | m.SetPositionLimit
 
 
@@ -54,8 +54,7 @@ class Administration:
 
     def on_administer(self, peer: bytes, message: m.Administer, map_: m.ShardMap, now_ns: int) -> list[Output]:
         """Take a request. WireError when the peer is no operator or the commands are not an operator's."""
-        if not peer.startswith(_OPERATOR_PREFIX):
-            raise WireError(f"peer {peer[:80]!r} may not administer, only {_OPERATOR_PREFIX.decode()}* may")
+        check_operator(peer)
         request = _Request(peer, _check(message), now_ns + ANSWER_WITHIN_NS)
         entries = [entry for entry in map_.shards if message.shard in ("", entry.shard)]
         if not entries:

@@ -1,4 +1,4 @@
-"""What the coordinator keeps in the control store: keys, values and their reading back."""
+"""What the coordinator keeps in the control store: keys, values and their reading back; a shard's is its Group."""
 
 from typing import Any, TypeVar
 
@@ -17,26 +17,8 @@ SHARD_PREFIX = "shard/"
 DAEMON_PREFIX = "daemon/"
 
 
-class Replica(Struct, frozen=True, array_like=True):
-    """One data replica of a shard as it registered last."""
-
-    incarnation: int
-    journal_uuid: str
-    pid: int
-    endpoints: dict[str, str]
-
-
-class ShardRecord(Struct, frozen=True, array_like=True):
-    """Metadata of one shard. `served_epoch` = the newest term in which its primary said that it was ready."""
-
-    epoch: int
-    primary: str
-    served_epoch: int
-    replicas: dict[str, Replica]
-
-
 class DaemonRecord(Struct, frozen=True, array_like=True):
-    """A daemon other than a shard; `uuid` is new with every process."""
+    """A daemon that is no node of a shard; `uuid` is new with every process."""
 
     incarnation: int
     uuid: str

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from coordinator.core.administration import ANSWER_WITHIN_NS, REQUESTS_MAX, Administration, Output, ToShard
-from coordinator.core.cluster import Send
+from coordinator.core.outbox import Send
 from exchange import messages as m
 from exchange.domain import ALL_INSTRUMENTS, Reject, State
 from exchange.errors import WireError
@@ -107,8 +107,8 @@ def test_a_shard_that_answers_nonsense_is_no_success(
 @pytest.mark.parametrize(
     ("peer", "message", "rule"),
     [
-        (b"gateway:g0", administer(HALT), "may not administer"),
-        (b"cl", administer(HALT), "may not administer"),
+        (b"gateway:g0", administer(HALT), "may not do what operators do"),
+        (b"cl", administer(HALT), "may not do what operators do"),
         (ME, administer(), "0 commands"),
         (ME, administer(*[HALT] * 1_025), "1025 commands"),
         (ME, administer(HALT, m.Tick()), "command 1 is a Tick"),

@@ -1,134 +1,287 @@
-"""Laws of the coordinator under any mixture of crashes, lost and repeated messages, silences and restarts."""
+"""Laws of the coordinator under any mixture of crashes, lost and repeated messages, silences and restarts.
+
+Nodes here are as honest as real ones: a process acts in a term only after the store has it, and a primary asks for sets
+of sessions that it has heard of. What is checked is what the store holds after each step, and what is told.
+"""
 
 from collections.abc import Callable
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coordinator.core.cluster import Cluster
+from coordinator.core import group as groups
+from coordinator.core.cluster import Cluster, Inbound
+from coordinator.core.group import NOBODY, Group, Session
 from coordinator.core.health import Health
+from coordinator.core.leadership import Policy
 from coordinator.store.base import Ok, take_lease
 from coordinator.store.memory import MemoryStore
 from exchange import messages as m
-from exchange.domain import NS_PER_MS
+from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.wire import decode_coordinator_outbound
+from tests.coordinator.world import TICK_NS, registration
 
-SHARDS = ["s0", "s1"]
-NAMES = st.sampled_from(SHARDS)
+NODES = [("s0", "s0-a"), ("s0", "s0-b"), ("s1", "s1-a")]
+NAMES = st.sampled_from([node for _, node in NODES])
+CRASHES = st.none() | st.integers(0, 3)
+"""None = all goes well; else the coordinator dies after so many writes and tells nothing."""
+POLICY = Policy(failovers_max=5, failovers_window_ns=20 * NS_PER_S)
 
 
 class Process:
-    """A shard's process: asks, promises durably what it is granted, then acts in that term."""
+    """One process over a node's journal: what it says, what it was granted, what it has been told of its shard."""
 
-    def __init__(self, name: str, promised: int) -> None:
-        self.register = m.Register(
-            "shard", name, 1, f"journal-{name}", 0, promised, {"orders": "ipc:///o", "events": "ipc:///e"}
-        )
+    def __init__(self, node: str, number: int, promised: int, view_ver: int) -> None:
+        peer = f"shard:{node}".encode()
+        self.register = registration(peer, session=f"{node}-{number}", promised_epoch=promised, view_ver=view_ver)
         self.granted: m.Registered | None = None
+        self.view: m.ShardView | None = None
+        self.lives = True
+
+    @property
+    def session(self) -> Session:
+        assert self.granted is not None
+        return self.register.name, self.granted.incarnation
+
+    @property
+    def leads(self) -> bool:
+        """As far as it knows."""
+        if self.granted is None or self.view is None:
+            return False
+        return (self.view.primary.node, self.view.primary.incarnation) == self.session
 
 
 class Laws(RuleBasedStateMachine):
-    """Two shards, one coordinator that may die after any of its writes, a line that loses and repeats."""
+    """The store is the truth: `seen` = every record that a shard ever had, in order."""
 
     @initialize()
     def begin(self) -> None:
         self.store = MemoryStore()
         self.now = 0
-        self.promised = dict.fromkeys(SHARDS, 0)
-        self.acted: dict[tuple[str, int], Process] = {}
+        self.number = 0
+        self.promised = dict.fromkeys((node for _, node in NODES), 0)
+        self.told_ver = dict.fromkeys((node for _, node in NODES), 0)
         self.maps_told: dict[int, m.ShardMap] = {}
-        self.processes = {name: Process(name, 0) for name in SHARDS}
+        self.views_told: dict[tuple[str, int], m.ShardView] = {}
+        self.leaders: dict[tuple[str, int], Session] = {}
+        self.elected: list[tuple[str, int]] = []
+        self.seen: dict[str, list[Group]] = {"s0": [Group()], "s1": [Group()]}
+        self.processes = {node: self.new_process(node) for _, node in NODES}
         self.start_coordinator()
+
+    def new_process(self, node: str) -> Process:
+        self.number += 1
+        return Process(node, self.number, self.promised[node], self.told_ver[node])
 
     def start_coordinator(self) -> None:
         self.term = take_lease(self.store, "c0")
         entries = {key: (entry.value, entry.ver) for key, entry in self.store.changes("", 0)[1]}
-        health = Health([("shard", name) for name in SHARDS])
-        self.cluster = Cluster(entries, shards=SHARDS, instruments=[], health=health, now_ns=self.now)
+        health = Health([("shard", node) for _, node in NODES])
+        self.cluster = Cluster(entries, nodes=NODES, instruments=[], health=health, now_ns=self.now, policy=POLICY)
         self.deliver()
 
-    def deliver(self, *, writes: int | None = None, arrives: Callable[[], bool] = lambda: True) -> None:
-        """Perform a Ready; with `writes` the coordinator dies after so many of them and tells nothing."""
+    def deliver(self, crash: int | None = None, arrives: Callable[[], bool] = lambda: True) -> None:
+        """Perform a Ready."""
         ready = self.cluster.ready()
-        for write in ready.writes[:writes]:
-            done = self.store.cas(write.key, write.expect_ver, write.value, self.term)
-            assert done == Ok(write.expect_ver + 1)
-        if writes is not None:
+        for write in ready.writes[:crash]:
+            assert self.store.cas(write.key, write.expect_ver, write.value, self.term) == Ok(write.expect_ver + 1)
+            if write.key.startswith("shard/"):
+                self.on_record(write.key.removeprefix("shard/"), msgspec.msgpack.decode(write.value, type=Group))
+        if crash is not None:
             self.start_coordinator()
             return
         for send in ready.sends:
             message = decode_coordinator_outbound(send.payload)
             if isinstance(message, m.ShardMap):
                 assert self.maps_told.setdefault(message.version, message) == message, "one version, two maps"
-            if arrives():
+            if isinstance(message, m.ShardView):
+                known = self.views_told.setdefault((message.shard, message.ver), message)
+                assert known == message, "one version, two views"
+            if send.peer.startswith(b"shard:") and arrives():
                 self.arrive(self.processes[send.peer.decode().partition(":")[2]], message)
 
+    def on_record(self, shard: str, group: Group) -> None:
+        """Every record, as it is written."""
+        before = self.seen[shard][-1]
+        groups.check(group)
+        assert group.epoch in (before.epoch, before.epoch + 1), "terms grow one by one"
+        assert group.served_epoch >= before.served_epoch
+        assert group.unclean >= before.unclean
+        if group.epoch == before.epoch:
+            assert group.primary == before.primary, "one term, two leaders"
+        else:
+            assert self.leaders.setdefault((shard, group.epoch), group.primary) == group.primary
+            node = group.primary[0]
+            own = before.current(node) in before.isr
+            assert not before.isr or own or (shard, group.epoch) in self.elected, "led by one who was not in sync"
+            assert group.current(node) == group.primary, "led by a session that is over"
+            assert group.isr == (group.primary,)
+        for node, known in before.nodes.items():
+            assert group.nodes[node].incarnation >= known.incarnation, "incarnations grow"
+        self.seen[shard].append(group)
+
     def arrive(self, process: Process, message: m.CoordinatorOutbound) -> None:
-        if not isinstance(message, m.Registered):
+        node = process.register.name
+        if not process.lives:
             return
-        assert not message.refused, message.refused
-        name = process.register.name
-        process.granted = message
-        self.promised[name] = max(self.promised[name], message.epoch)
-        assert self.acted.setdefault((name, message.epoch), process) is process, "two processes act in one term"
+        if isinstance(message, m.Registered):
+            assert not message.refused or "is over" in message.refused, message.refused
+            if not message.refused:
+                process.granted = message
+                self.promised[node] = max(self.promised[node], message.epoch)
+        elif isinstance(message, m.ShardView) and process.granted is not None:
+            known_ver = process.view.ver if process.view is not None else 0
+            if message.ver > known_ver:
+                process.view = message
+                self.told_ver[node] = max(self.told_ver[node], message.ver)
+                self.promised[node] = max(self.promised[node], message.epoch)
 
-    @rule(name=NAMES, copies=st.integers(1, 3), lost=st.booleans())
-    def register(self, name: str, copies: int, lost: bool) -> None:
-        process = self.processes[name]
-        if process.granted is None:
+    def say(self, process: Process, message: Inbound, crash: int | None = None, *, lost: bool = False) -> None:
+        self.cluster.on_message(f"shard:{process.register.name}".encode(), message, self.now)
+        self.deliver(crash, lambda: not lost)
+
+    # --- what happens ----------------------------------------------------------------------------------------------
+
+    @rule(node=NAMES, copies=st.integers(1, 3), lost=st.booleans(), crash=CRASHES)
+    def register(self, node: str, copies: int, lost: bool, crash: int | None) -> None:
+        process = self.processes[node]
+        if process.granted is None and process.lives:
             for _ in range(copies):
-                self.cluster.on_message(f"shard:{name}".encode(), process.register, self.now)
-                self.deliver(arrives=lambda: not lost)
+                self.say(process, process.register, crash, lost=lost)
 
-    @rule(name=NAMES, writes=st.integers(0, 4))
-    def register_and_crash(self, name: str, writes: int) -> None:
-        process = self.processes[name]
-        if process.granted is None:
-            self.cluster.on_message(f"shard:{name}".encode(), process.register, self.now)
-            self.deliver(writes=writes)
+    @rule(node=NAMES, ready=st.booleans(), hears=st.booleans(), lost=st.booleans(), crash=CRASHES)
+    def beat(self, node: str, ready: bool, hears: bool, lost: bool, crash: int | None) -> None:
+        process = self.processes[node]
+        if process.granted is not None and process.lives:
+            self.say(process, self.beat_of(process, ready, hears=hears), crash, lost=lost)
 
-    @rule(name=NAMES, ready=st.booleans(), writes=st.none() | st.integers(0, 3))
-    def beat(self, name: str, ready: bool, writes: int | None) -> None:
-        granted = self.processes[name].granted
-        if granted is not None:
-            beat = m.Beat("shard", name, granted.incarnation, self.now, ready, {})
-            self.cluster.on_message(f"shard:{name}".encode(), beat, self.now)
-            self.deliver(writes=writes)
+    def beat_of(self, process: Process, ready: bool, *, hears: bool = False) -> m.Beat:
+        assert process.granted is not None
+        view = process.view
+        stats = {
+            "role": "primary" if process.leads else "standby",
+            "epoch": view.epoch if view else 0,
+            "view": view.ver if view else 0,
+            "hears_primary_ms": 20 if hears else 900,
+        }
+        return m.Beat("shard", process.register.name, process.granted.incarnation, self.now, ready, stats)
 
-    @rule(ns=st.integers(1, 1_500), writes=st.none() | st.integers(0, 2))
-    def pass_time(self, ns: int, writes: int | None) -> None:
-        for _ in range(ns // 100 + 1):
-            self.now += 100 * NS_PER_MS
+    @rule(node=NAMES, alone=st.booleans(), lost=st.booleans(), crash=CRASHES)
+    def ask(self, node: str, alone: bool, lost: bool, crash: int | None) -> None:
+        """Whoever believes to lead asks for another set."""
+        process = self.processes[node]
+        if process.lives and process.leads and process.view is not None:
+            view = process.view
+            isr = [view.primary] if alone else view.members
+            asked = m.AskIsr(view.shard, 1, view.ver, view.epoch, view.primary.node, view.primary.incarnation, isr)
+            self.say(process, asked, crash, lost=lost)
+
+    @rule(node=NAMES, crash=CRASHES)
+    def drained(self, node: str, crash: int | None) -> None:
+        """A primary says that it has handed over, asked or not."""
+        process = self.processes[node]
+        if process.lives and process.leads and process.view is not None:
+            view = process.view
+            for to in view.isr:
+                self.say(process, m.Drained(view.shard, view.epoch, node, view.primary.incarnation, to, 0), crash)
+
+    @rule(shard=st.sampled_from(["s0", "s1"]))
+    def switch(self, shard: str) -> None:
+        self.cluster.on_message(b"cli:1", m.Switch("me", shard), self.now)
+        self.deliver()
+
+    @rule(node=NAMES)
+    def elect(self, node: str) -> None:
+        shard = node.rpartition("-")[0]
+        self.elected.append((shard, self.seen[shard][-1].epoch + 1))
+        self.cluster.on_message(b"cli:1", m.Elect("me", shard, node, True), self.now)
+        self.deliver()
+
+    @rule(ns=st.integers(1, 3_000), crash=CRASHES)
+    def pass_time(self, ns: int, crash: int | None) -> None:
+        for _ in range(ns * NS_PER_MS // TICK_NS):
+            self.now += TICK_NS
             self.cluster.on_tick(self.now)
-        self.deliver(writes=writes)
+        self.deliver(crash)
 
-    @rule(name=NAMES)
-    def restart_shard(self, name: str) -> None:
-        self.processes[name] = Process(name, self.promised[name])
+    @rule(ns=st.integers(1, 3_000))
+    def stand_still(self, ns: int) -> None:
+        """The coordinator is paused; nothing that it has not read is held against anybody."""
+        self.cluster.on_tick(self.now)
+        self.deliver()
+        before = {shard: seen[-1] for shard, seen in self.seen.items()}
+        self.now += ns * NS_PER_MS
+        self.cluster.on_tick(self.now)
+        self.deliver()
+        if ns * NS_PER_MS > 10 * TICK_NS:
+            assert before == {shard: seen[-1] for shard, seen in self.seen.items()}
+
+    @rule(node=NAMES, noticed=st.booleans(), crash=CRASHES)
+    def kill(self, node: str, noticed: bool, crash: int | None) -> None:
+        process = self.processes[node]
+        process.lives = False
+        if noticed and process.granted is not None:
+            self.cluster.on_gone(node, process.granted.incarnation, self.now)
+            self.deliver(crash)
+
+    @rule(node=NAMES)
+    def start_node(self, node: str) -> None:
+        """Also a restart that nobody noticed."""
+        self.processes[node].lives = False
+        self.processes[node] = self.new_process(node)
 
     @rule()
     def restart_coordinator(self) -> None:
         self.cluster.ready()
         self.start_coordinator()
 
-    @precondition(lambda self: all(process.granted for process in self.processes.values()))
+    @precondition(lambda self: all(not process.lives or process.granted for process in self.processes.values()))
     @rule()
-    def everybody_beats(self) -> None:
-        """A process that has the newest grant is known and serves, whatever happened before."""
-        for name, process in self.processes.items():
-            assert process.granted is not None
-            beat = m.Beat("shard", name, process.granted.incarnation, self.now, True, {})
-            self.cluster.on_message(f"shard:{name}".encode(), beat, self.now)
-            self.deliver()
-            [entry] = [entry for entry in self.cluster.map.shards if entry.shard == name]
-            assert (entry.epoch, entry.serving) == (process.granted.epoch, True)
+    def heal(self) -> None:
+        """Everything runs and is heard: every shard has one leader that serves, whatever happened before."""
+        for _ in range(3):
+            for node, process in list(self.processes.items()):
+                if not process.lives:
+                    self.processes[node] = self.new_process(node)
+            for _ in range(80):
+                self.now += TICK_NS
+                for process in self.processes.values():
+                    if process.granted is None:
+                        self.say(process, process.register)
+                    else:
+                        self.say(process, self.beat_of(process, True))
+                self.cluster.on_tick(self.now)
+                self.deliver()
+        for entry in self.cluster.map.shards:
+            flapping = self.seen[entry.shard][-1].flapping
+            assert entry.serving or flapping, entry
+            assert (entry.node, entry.incarnation) != NOBODY
+
+    # --- what must hold --------------------------------------------------------------------------------------------
 
     @invariant()
     def the_map_only_grows(self) -> None:
-        stored = self.cluster.map.version
-        assert stored >= max(self.maps_told, default=0)
+        assert self.cluster.map.version >= max(self.maps_told, default=0)
+
+    @invariant()
+    def who_serves_leads_the_present_term(self) -> None:
+        for entry in self.cluster.map.shards:
+            group = self.seen[entry.shard][-1]
+            if entry.serving:
+                assert (entry.epoch, (entry.node, entry.incarnation)) == (group.epoch, group.primary)
+
+    @invariant()
+    def at_most_one_living_process_leads_a_term(self) -> None:
+        for shard in self.seen:
+            leading = [
+                process.view.epoch
+                for process in self.processes.values()
+                if process.lives and process.leads and process.view is not None and process.view.shard == shard
+            ]
+            assert len(leading) == len(set(leading))
 
 
 TestLaws = Laws.TestCase
-TestLaws.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLaws.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
