@@ -2,17 +2,22 @@
 
 Space is written ahead as zeros: a sync then updates no file size and maps no block, which halves its cost. The last
 segment of a running shard therefore ends in zeros; every other one ends with its last record.
+
+A term begins with a segment, so the heads of the segments say where each term ends (`terms`).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
+from exchange import messages as m
 from exchange.errors import JournalError
 from shard.core.journal import (
     SEGMENT_HEAD_BYTES,
+    START,
     Position,
     Segment,
     SegmentHead,
@@ -26,6 +31,14 @@ AHEAD_BYTES = 1024 * 1024
 """How far zeros are written ahead of the records."""
 
 
+class Place(NamedTuple):
+    """The record behind `after_seq` starts at `offset` of the segment that starts behind `segment_seq`."""
+
+    after_seq: int
+    segment_seq: int
+    offset: int
+
+
 class JournalFile:
     """The one writer of a journal. OSError from any method: the tail is unknown, the process must end."""
 
@@ -34,19 +47,22 @@ class JournalFile:
         self._segment_bytes = segment_bytes
         self._head_of: Callable[[Position], SegmentHead] | None = None
         self._descriptor = -1
+        self._segment_seq = 0
         self._end = 0
         self._zeroed = 0
         self.bytes_written = 0
 
-    def open_term(self, base: Position, head_of: Callable[[Position], SegmentHead]) -> None:
+    def open(self, base: Position, head_of: Callable[[Position], SegmentHead]) -> None:
         """Begin a new segment behind `base`; `head_of` gives the head of this and of every later one."""
         self._head_of = head_of
         self._roll(base)
 
-    def append(self, record: bytes, base: Position) -> None:
-        """Write a record that follows `base`. Not durable before `sync`."""
-        if self._end > SEGMENT_HEAD_BYTES and self._end + len(record) > self._segment_bytes:
-            self._roll(base)
+    def append(self, record: bytes, before: Position, epoch: int) -> Place:
+        """Write a record of term `epoch` that follows `before`; where it lies. Not durable before `sync`."""
+        full = self._end + len(record) > self._segment_bytes
+        if self._end > SEGMENT_HEAD_BYTES and (full or epoch != before.epoch):
+            self._roll(before)
+        place = Place(before.seq, self._segment_seq, self._end)
         end = self._end + len(record)
         if end > self._zeroed:
             self._write(bytes(end + AHEAD_BYTES - self._zeroed), self._zeroed)
@@ -54,10 +70,15 @@ class JournalFile:
         self._write(record, self._end)
         self._end = end
         self.bytes_written += len(record)
+        return place
 
     def sync(self) -> None:
         """Everything appended is on the disk when this returns."""
         os.fdatasync(self._descriptor)
+
+    def syncer(self) -> Callable[[], None]:
+        """The sync of everything appended until now, for another thread; call it once."""
+        return partial(_sync_and_close, os.dup(self._descriptor))
 
     def close(self) -> None:
         """End the segment with its last record, durably."""
@@ -68,11 +89,12 @@ class JournalFile:
             self._descriptor = -1
 
     def _roll(self, base: Position) -> None:
-        assert self._head_of is not None, "a term opens the journal"
+        assert self._head_of is not None, "open comes first"
         self.close()
         path = self._directory / segment_name(base.seq)
         replace_durably(path, encode_segment_head(self._head_of(base)))
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._segment_seq = base.seq
         self._end = self._zeroed = SEGMENT_HEAD_BYTES
 
     def _write(self, content: bytes, offset: int) -> None:
@@ -109,6 +131,12 @@ def open_segments(directory: Path) -> list[Segment]:
     return segments
 
 
+def terms(segments: Sequence[Segment], last: Position) -> list[m.Term]:
+    """Where each term ends that ends in these segments or just before them, oldest first; `last` ends the newest."""
+    ends = {base.epoch: base for base in [*(segment.head.base for segment in segments), last] if base != START}
+    return [m.Term(epoch, end.seq, end.chain) for epoch, end in sorted(ends.items())]
+
+
 def cut(path: Path, offset: int) -> None:
     """End a segment at `offset`; what stands before it is durable afterwards."""
     descriptor = os.open(path, os.O_RDWR)
@@ -122,7 +150,7 @@ def cut(path: Path, offset: int) -> None:
 def remove_segments_below(directory: Path, seq: int) -> int:
     """Remove the segments that hold nothing above `seq`; the newest always stays. Returns how many."""
     paths = segment_paths(directory)
-    removable = [path for path, after in pairwise(paths) if _base_seq(after) <= seq]
+    removable = [path for path, after in pairwise(paths) if segment_seq(after) <= seq]
     for path in removable:
         path.unlink()
     if removable:
@@ -130,8 +158,16 @@ def remove_segments_below(directory: Path, seq: int) -> int:
     return len(removable)
 
 
-def _base_seq(path: Path) -> int:
+def segment_seq(path: Path) -> int:
+    """The seq behind which a segment starts, by its name."""
     return int(path.name.removesuffix(SEGMENT_SUFFIX))
+
+
+def _sync_and_close(descriptor: int) -> None:
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:

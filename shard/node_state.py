@@ -19,6 +19,7 @@ import msgspec
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError, JournalError
+from shard.failpoints import Point, reach
 
 STATE_FILE = "node.state"
 LOCK_WAIT_NS = 1 * NS_PER_S
@@ -33,7 +34,9 @@ class NodeState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Durable facts of one replica.
 
     `clean_seq`: the journal ended at this seq when the process stopped in good order. `suspect_seq`: a write or sync
-    failed, and only what is at or below this seq is known to be on the disk. -1 = not so.
+    failed, and only what is at or below this seq is known to be on the disk. -1 = not so. `rebuilding`: the journal is
+    just being replaced; whatever of it is there counts for nothing. `view_ver`: newest version of the shard's metadata
+    that was seen; a control store that is older has gone back in time.
     """
 
     shard: str
@@ -43,6 +46,8 @@ class NodeState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boot_id: str = ""
     clean_seq: int = -1
     suspect_seq: int = -1
+    rebuilding: bool = False
+    view_ver: int = 0
 
 
 class NodeLock:
@@ -114,6 +119,12 @@ def new_state(shard: str) -> NodeState:
     return NodeState(shard, uuid.uuid4().hex)
 
 
+def new_journal(state: NodeState) -> NodeState:
+    """The same replica, with its promises, and an empty journal of another name."""
+    changes = {"journal_uuid": uuid.uuid4().hex, "clean_seq": -1, "suspect_seq": -1, "rebuilding": False}
+    return msgspec.structs.replace(state, **changes)
+
+
 class SyncedNote:
     """The mapped note; `write` after each sync of the journal."""
 
@@ -130,6 +141,11 @@ class SyncedNote:
     def write(self, seq: int) -> None:
         """Everything up to `seq` is durable."""
         _NOTE.pack_into(self._map, 0, seq, crc32(seq.to_bytes(8, "little")))
+
+    def lower(self, seq: int) -> None:
+        """What is behind `seq` no longer counts; durable when it returns."""
+        self.write(seq)
+        self._map.flush()
 
     def close(self) -> None:
         """Unmap; the file stays."""
@@ -161,6 +177,7 @@ def replace_durably(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    reach(Point.FILE_BEFORE_RENAME)
     temporary.replace(path)
     sync_directory(path.parent)
 

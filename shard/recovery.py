@@ -16,7 +16,7 @@ from shard.core.outcome import event_frame
 from shard.core.replay import Applied, Replay
 from shard.core.ring import Ring
 from shard.core.snapshot import SnapshotHead
-from shard.journal_file import cut, open_segments
+from shard.journal_file import cut, open_segments, terms
 from shard.node_state import NodeState, read_note
 from shard.snapshot_file import load_snapshot, snapshot_paths, snapshot_seq
 
@@ -24,12 +24,17 @@ PROGRESS_NS = 1 * NS_PER_S
 
 
 class Recovered(NamedTuple):
-    """A shard as its journal tells it. The journal's last record may not be durable yet; the next sync covers it."""
+    """A shard as its journal tells it; everything up to `position` is durable.
+
+    `terms` = where each term ends, oldest first; the records behind `oldest_seq` are there.
+    """
 
     engine: Engine
     position: Position
     ring: Ring
     replayed_bytes: int
+    terms: list[m.Term]
+    oldest_seq: int
 
 
 def recover(
@@ -43,10 +48,9 @@ def recover(
     durable_seq = max([read_note(directory), state.clean_seq, *map(snapshot_seq, snapshot_paths(directory))], default=0)
     segments = open_segments(directory)
     if not segments:
-        if durable_seq > 0:
-            raise JournalError(f"directory {directory} has no journal, but seq {durable_seq} was acknowledged")
-        empty = Ring(after_seq=0, bytes_max=ring_bytes, frames_max=RING_FRAMES_MAX)
-        return Recovered(create_engine(ceilings, reference=reference), START, empty, 0)
+        engine, position = _without_journal(directory, durable_seq, ceilings, reference=reference, log=log)
+        ring = Ring(after_seq=position.seq, bytes_max=ring_bytes, frames_max=RING_FRAMES_MAX)
+        return Recovered(engine, position, ring, 0, terms([], position), position.seq)
     head = segments[0].head
     if (head.shard, head.journal_uuid) != (state.shard, state.journal_uuid):
         raise JournalError(
@@ -69,7 +73,28 @@ def recover(
     except ValueError as fault:
         raise ConfigError([f"[ceilings] are too low for what shard {state.shard} holds: {fault}"]) from fault
     log.info("recovered", seq=replay.position.seq, epoch=replay.position.epoch, records=progress.records)
-    return Recovered(replay.engine, replay.position, ring, progress.bytes)
+    position = replay.position
+    return Recovered(
+        replay.engine, position, ring, progress.bytes, terms(segments, position), segments[0].head.base_seq
+    )
+
+
+def _without_journal(
+    directory: Path, durable_seq: int, ceilings: m.EngineConfig, *, reference: bool, log: Log
+) -> tuple[Engine, Position]:
+    """A fresh shard, or one that took its primary's snapshot and has written nothing since."""
+    engine = create_engine(ceilings, reference=reference)
+    found = _newest_snapshot(directory, log)
+    position = found[0].position if found else START
+    if position.seq < durable_seq:
+        raise JournalError(f"directory {directory} has no journal, but seq {durable_seq} was acknowledged")
+    if found:
+        try:
+            engine.restore(found[1])
+        except ValueError as fault:
+            raise ConfigError([f"[ceilings] are too low for the snapshot of seq {position.seq}: {fault}"]) from fault
+        log.info("starts from a snapshot alone", seq=position.seq, epoch=position.epoch)
+    return engine, position
 
 
 def _newest_snapshot(directory: Path, log: Log) -> tuple[SnapshotHead, bytes] | None:

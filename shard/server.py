@@ -1,7 +1,9 @@
-"""The shard daemon: one thread, one loop, one record a turn. Sockets and journal for a Replica."""
+"""The shard daemon: one node of one shard. One thread, one loop, one write a turn. Sockets and journal for a Node."""
 
 import os
 import signal
+import uuid
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,27 @@ from exchange import messages as m
 from exchange.clock import monotonic_ns, wall_ns
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ConfigError, JournalError, WireError
-from exchange.limits import TICK_INTERVAL_NS
+from exchange.limits import NODE_BEAT_INTERVAL_NS, TICK_INTERVAL_NS
 from exchange.membership import Membership
-from exchange.process import EXIT_DEFECT, EXIT_IO, Daemon
+from exchange.process import EXIT_DEFECT, EXIT_IO, EXIT_RESTART, Daemon
 from exchange.sockets import Dealer, Publisher, Router, Waiter, open_private_directory
 from exchange.wire import decode_coordinator_outbound
+from shard import failpoints
+from shard.background_sync import BackgroundSync
 from shard.core.engine import REFERENCE, engine_kind, native_available
 from shard.core.journal import Position, SegmentHead
+from shard.core.node import EPOCH_MAX, Cut, Files, Node, Ready, Role
 from shard.core.replay import Poisoned
-from shard.core.replica import Phase, Replica
+from shard.core.replica import Replica
+from shard.failpoints import Point, reach
 from shard.journal_file import JournalFile
+from shard.link import Link
 from shard.node_state import NodeLock, NodeState, SyncedNote, boot_id, load_state, new_state, save_state
 from shard.recovery import Recovered, recover
+from shard.refill import Refill
+from shard.rejoin import can_cut, cut_behind, rebuild
 from shard.snapshot_file import SnapshotWriter, remove_temporaries
+from shard.supply import Supply
 from shard.vitals import Vitals
 
 MESSAGES_PER_TURN = 256
@@ -33,18 +43,25 @@ seen and refused, and little enough that answers of the record before do not wai
 WAITING_LOG_NS = 5 * NS_PER_S
 NOTES_PER_S = 10
 """Lines that a hostile peer can cause in the log."""
+PAIRED_SNAPSHOT_FACTOR = 4
+"""A primary with a standby takes its snapshots so much more seldom: the standby's are the ones that a start needs."""
+LAST_WORDS_NS = 500 * NS_PER_MS
+"""How long a primary that ends waits for its standby to acknowledge the last records."""
+LAST_WORDS_STEP_MS = 5
+INCARNATION_MAX = 1 << 62
 
 
 def serve(daemon: Daemon) -> int:
     """Recover, join the cluster, serve until SIGTERM or SIGINT; returns the exit code."""
-    names = [node for _, node in daemon.config.nodes()]
-    if daemon.name not in names:
-        raise ConfigError([f"--name {daemon.name!r} is not one of the configured nodes: {', '.join(names)}"])
+    shards = {node: shard for shard, node in daemon.config.nodes()}
+    if daemon.name not in shards:
+        raise ConfigError([f"--name {daemon.name!r} is not one of the configured nodes: {', '.join(shards)}"])
+    failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
     directory = daemon.config.node_directory(daemon.name)
     open_private_directory(directory)
     lock = NodeLock(directory)
     try:
-        return _serve(daemon, directory)
+        return _serve(daemon, shards[daemon.name], directory)
     except Poisoned as defect:
         daemon.log.critical("the engine failed on a journalled record", error=str(defect))
         return EXIT_DEFECT
@@ -55,14 +72,18 @@ def serve(daemon: Daemon) -> int:
         lock.close()
 
 
-def _serve(daemon: Daemon, directory: Path) -> int:
+def _serve(daemon: Daemon, shard: str, directory: Path) -> int:
     remove_temporaries(directory)
     state = load_state(directory)
     if state is None:
         if any(directory.glob("*.segment")):
             raise JournalError(f"directory {directory} has a journal but no node.state: its promises are lost")
-        state = new_state(daemon.name)
+        state = new_state(shard)
         save_state(directory, state)
+    note = SyncedNote(directory)
+    if state.rebuilding:
+        daemon.log.warning("the journal was being replaced; it starts empty")
+        state = rebuild(directory, state, note, wall_ns())
     if state.suspect_seq >= 0:
         daemon.log.warning("a write failed before; taking only what was durable then", seq=state.suspect_seq)
     reference = _wants_reference(daemon)
@@ -74,88 +95,113 @@ def _serve(daemon: Daemon, directory: Path) -> int:
         ring_bytes=daemon.config.journal.ring_bytes,
         log=daemon.log,
     )
-    server = Server(daemon, directory, state, recovered)
+    server = Server(daemon, shard, directory, state, note, recovered)
     try:
-        server.run()
+        return server.run()
     except OSError as fault:
         # The kernel may have dropped what it could not write and call the next sync a success: never try again.
         server.mark_suspect(fault)
         return EXIT_IO
     finally:
         server.close()
-    return 0
 
 
 class Server:
-    """Shell around a Replica: performs what it says, in the order it says."""
+    """Shell around a Node: performs what it says, in the order it says."""
 
-    def __init__(self, daemon: Daemon, directory: Path, state: NodeState, recovered: Recovered) -> None:
+    def __init__(
+        self, daemon: Daemon, shard: str, directory: Path, state: NodeState, note: SyncedNote, recovered: Recovered
+    ) -> None:
         config = daemon.config
         self._log = daemon.log
+        self._shard = shard
         self._name = daemon.name
         self._directory = directory
         self._state = state
+        self._note = note
+        self._session = uuid.uuid4().hex
+        self._lossy = state.boot_id not in ("", boot_id()) and state.clean_seq < 0
         self._ceilings = config.engine_config()
-        self._endpoints = {
-            "orders": config.endpoint(f"orders.{daemon.name}"),
-            "events": config.endpoint(f"events.{daemon.name}"),
-        }
-        self._replica = Replica(
-            shard=daemon.name,
-            node=daemon.name,
-            engine=recovered.engine,
-            position=recovered.position,
-            ring=recovered.ring,
+        self._durability = config.replication.durability
+        self._endpoints = {what: config.endpoint(f"{what}.{daemon.name}") for what in ("orders", "events", "replica")}
+        replica = Replica(
+            shard=shard, node=daemon.name, engine=recovered.engine, position=recovered.position, ring=recovered.ring
         )
+        paired = next(entry.replicas for entry in config.shards if entry.name == shard) > 1
+        self._node = Node(
+            replica,
+            shard=shard,
+            node=daemon.name,
+            promised=state.promised_epoch,
+            terms=recovered.terms,
+            oldest_seq=recovered.oldest_seq,
+            relaxed=self._durability == "replicated",
+            solo=not paired or config.replication.solo == "allow",
+            shrink_ns=config.replication.shrink_ms * NS_PER_MS,
+        )
+        self._node.on_synced()
         self._journal = JournalFile(directory, segment_bytes=config.journal.segment_bytes)
-        self._note = SyncedNote(directory)
-        self._snapshots = SnapshotWriter(directory, daemon.log)
+        self._background = BackgroundSync(self._journal)
+        self._supply = Supply(self._node, directory, daemon.log)
+        self._refill: Refill | None = None
+        self._snapshots = SnapshotWriter(directory, daemon.log, lambda: self._supply.needed_seq(self._turn_ns))
         self._snapshot_every_bytes = config.journal.snapshot_every_bytes
-        self._snapshot_due_bytes = self._snapshot_every_bytes - recovered.replayed_bytes
-        self._stopping = False
+        self._snapshot_bytes = -recovered.replayed_bytes
+        self._exit: int | None = None
         now_ns = monotonic_ns()
         self._vitals = Vitals(now_ns)
-        self._tick_ns = now_ns
+        self._uncommitted: deque[tuple[int, int]] = deque()
         self._turn_ns = now_ns
+        self._tick_ns = now_ns
+        self._log_tick_ns = now_ns
         self._waiting_logged_ns = now_ns - WAITING_LOG_NS + NS_PER_S
         self._notes_left = NOTES_PER_S
         self._notes_ns = now_ns
         self._notes_dropped = 0
-        self._given = (0, 0)
         self._map_version = 0
-        self._membership = Membership(self._register(), self._stats)
+        self._to_control: list[bytes] = []
+        self._membership = Membership(self._register(), self._stats, beat_interval_ns=NODE_BEAT_INTERVAL_NS)
         self._orders = Router()
         self._orders.bind(self._endpoints["orders"])
         self._events = Publisher()
         self._events.bind(self._endpoints["events"])
+        self._link = Link(daemon.name, self._endpoints["replica"])
         self._control = Dealer(f"shard:{daemon.name}", hwm=1_000)
         self._control.connect(config.endpoint("control"))
-        self._waiter = Waiter(self._orders, self._control)
+        self._waiter = Waiter(self._orders, self._control, *self._link.sockets)
+        if paired and self._durability == "replicated":
+            self._log.warning("durability is `replicated`: answers do not wait for the disks")
 
-    def run(self) -> None:
-        """Serve until a signal; then finish what was taken. OSError when the disk fails."""
+    def run(self) -> int:
+        """Serve until a signal; then finish what was taken. Returns the exit code. OSError when the disk fails."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        while not self._stopping:
-            until_tick_ms = max(0, self._tick_ns + TICK_INTERVAL_NS - monotonic_ns()) // NS_PER_MS + 1
-            self._waiter.wait(0 if self._replica.busy else until_tick_ms)
+        while self._exit is None:
+            self._waiter.wait(self._patience_ms())
             self._turn_ns = monotonic_ns()
             self._read_control()
+            self._read_link()
             self._read_orders()
-            if self._turn_ns - self._tick_ns >= TICK_INTERVAL_NS:
+            if self._turn_ns - self._tick_ns >= NODE_BEAT_INTERVAL_NS:
                 self._tick()
-            self._work()
-        self._stop()
+            self._supply.step()
+            self._turn()
+        if self._exit == 0:
+            self._stop()
+        return self._exit
 
     def close(self) -> None:
-        """Close sockets; the journal is left as it is."""
-        for socket in (self._orders, self._events, self._control):
+        """Close sockets and end helpers; the journal is left as it is."""
+        for socket in (self._orders, self._events, self._control, self._link):
             socket.close()
+        self._supply.close()
+        self._background.close()
+        self._snapshots.abandon()
         self._note.close()
 
     def mark_suspect(self, fault: OSError) -> None:
         """The disk failed: remember what is known to be durable, for the next start."""
-        seq = self._replica.committed_seq
+        seq = self._node.synced_seq
         self._log.critical("disk failed, stopping", durable_seq=seq, error=str(fault))
         try:
             self._save(suspect_seq=seq)
@@ -164,6 +210,15 @@ class Server:
 
     # --- one turn -----------------------------------------------------------------------------------------------
 
+    def _patience_ms(self) -> int:
+        if self._node.busy or self._supply.busy:
+            return 0
+        now_ns = monotonic_ns()
+        until_tick_ms = max(0, self._tick_ns + NODE_BEAT_INTERVAL_NS - now_ns) // NS_PER_MS + 1
+        if self._node.synced_seq < self._node.replica.position.seq:
+            return min(until_tick_ms, self._background.wait_ms(now_ns))
+        return until_tick_ms
+
     def _read_orders(self) -> None:
         now_ns = wall_ns()
         for _ in range(MESSAGES_PER_TURN):
@@ -171,55 +226,195 @@ class Server:
             if received is None:
                 break
             peer, header, payload = received
-            self._replica.on_message(header, payload, peer, now_ns)
+            self._node.on_order(header, payload, peer, now_ns)
 
-    def _work(self) -> None:
-        """At most one record, in the order that `Replica` demands; then let go what may leave."""
-        record = self._replica.form()
-        if record:
-            self._commit(record)
-        ready = self._replica.ready()
+    def _read_link(self) -> None:
+        for received in self._link.receive(MESSAGES_PER_TURN):
+            self._node.on_link(received.header, received.payload, received.peer, self._turn_ns)
+
+    def _turn(self) -> None:
+        """What the node has decided, in the order that it demands."""
+        self._promise()
+        if self._link.follow(self._node.primary, self._node.incarnation):
+            self._waiter = Waiter(self._orders, self._control, *self._link.sockets)
+        for message in self._to_control:
+            self._control.send(message)
+        self._to_control.clear()
+        self._perform(self._node.ready())
+        if self._node.form():
+            self._write()
+        self._make_durable()
+        self._perform(self._node.ready())
+        if self._node.diverged and self._node.role is Role.STANDBY:
+            self._log.critical("the same log gave another outcome here, stopping", detail=self._node.diverged)
+            self._exit = EXIT_DEFECT
+        grown = self._journal.bytes_written - self._snapshot_bytes
+        if grown >= self._snapshot_every_bytes * (PAIRED_SNAPSHOT_FACTOR if self._node.mode == "paired" else 1):
+            self._take_snapshot()
+
+    def _promise(self) -> None:
+        """Rule R1: durable before anything of this turn leaves."""
+        node = self._node
+        ver = node.view.ver if node.view is not None else 0
+        if node.promise > self._state.promised_epoch or ver > self._state.view_ver:
+            reach(Point.PROMISE_BEFORE)
+            promised = max(node.promise, self._state.promised_epoch)
+            self._save(promised_epoch=promised, view_ver=max(ver, self._state.view_ver))
+            reach(Point.PROMISE_AFTER)
+            self._log.info("view", ver=ver, epoch=node.promise, mode=node.mode)
+        if node.promise > node.promised:
+            node.on_promised()
+
+    def _write(self) -> None:
+        """Write, let the other node have it, execute."""
+        node = self._node
+        leads = node.role is Role.PRIMARY
+        first = before = node.replica.position
+        reach(Point.W4_BEFORE_WRITE if leads else Point.W6_BEFORE_WRITE)
+        for record, after in node.formed:
+            self._supply.note(self._journal.append(record, before, after.epoch))
+            before = after
+        reach(Point.W5_WRITTEN if leads else Point.W6_WRITTEN)
+        for peer, header, payload in node.replicate():
+            self._link.to_standby(peer, header, payload)
+        if leads:
+            reach(Point.W5_SENT)
+            self._uncommitted.append((before.seq, self._turn_ns))
+        node.on_written()
+        self._vitals.on_written(commands=before.seq - first.seq)
+        reach(Point.W5_APPLIED if leads else Point.W6_APPLIED)
+
+    def _make_durable(self) -> None:
+        """Now where the node cannot go on without, beside the loop where it can."""
+        node = self._node
+        if node.must_sync:
+            began_ns = monotonic_ns()
+            self._journal.sync()
+            self._vitals.on_synced(monotonic_ns() - began_ns)
+            node.on_synced()
+            self._note.write(node.synced_seq)
+            reach(Point.W5_SYNCED if node.role is Role.PRIMARY else Point.W6_SYNCED)
+            return
+        finished = self._background.finished()
+        if finished is not None:
+            self._vitals.on_synced(finished.took_ns)
+            node.on_synced(finished.seq)
+            self._note.write(node.synced_seq)
+        if node.synced_seq < node.replica.position.seq:
+            self._background.begin(node.replica.position.seq, self._turn_ns)
+
+    def _perform(self, ready: Ready) -> None:
+        """Let go what may leave."""
+        if ready.send or ready.publish:
+            reach(Point.W8_BEFORE_RELEASE)
         for peer, header, payload in ready.send:
             # False = the peer is gone: it will ask again, or resolve what it does not know.
             self._orders.send(peer, header, payload)
         for header, payload in ready.publish:
             self._events.send(header, payload)
+        if ready.send or ready.publish:
+            reach(Point.W8_RELEASED)
+        for peer, header, payload in ready.to_standby:
+            self._link.to_standby(peer, header, payload)
+        if ready.to_primary:
+            reach(Point.W6_BEFORE_ACK)
+        for header, payload in ready.to_primary:
+            self._link.to_primary(header, payload)
+        if ready.control:
+            reach(Point.ISR_BEFORE_ASK)
+            for message in ready.control:
+                self._control.send(message)
+            reach(Point.ISR_ASKED)
+        if ready.fetch is not None:
+            self._supply.fetch(ready.fetch)
+        for files in ready.files:
+            self._on_files(files)
+        if ready.cut is not None:
+            self._on_cut(ready.cut)
         for note in ready.notes:
             self._log_bounded(note)
-        if self._journal.bytes_written >= self._snapshot_due_bytes and not self._snapshots.busy:
-            self._snapshot_due_bytes = self._journal.bytes_written + self._snapshot_every_bytes
-            self._snapshots.start(self._replica.engine, self._replica.position)
-
-    def _commit(self, record: bytes) -> None:
-        """Write, execute, make durable."""
-        before = self._replica.position
-        self._journal.append(record, before)
-        self._replica.on_written()
-        sync_ns = monotonic_ns()
-        self._journal.sync()
-        synced_ns = monotonic_ns()
-        after = self._replica.position
-        self._note.write(after.seq)
-        self._replica.on_synced()
-        self._vitals.on_record(
-            commands=after.seq - before.seq,
-            trades=self._replica.trades,
-            sync_ns=synced_ns - sync_ns,
-            commit_ns=synced_ns - self._turn_ns,
-        )
+        now_ns = monotonic_ns()
+        while self._uncommitted and self._uncommitted[0][0] <= self._node.replica.committed_seq:
+            took_ns = now_ns - self._uncommitted.popleft()[1]
+            self._vitals.on_committed(trades=self._node.replica.trades, took_ns=took_ns)
 
     def _tick(self) -> None:
         self._tick_ns = self._turn_ns
-        self._replica.on_tick(wall_ns())
+        log_tick = self._turn_ns - self._log_tick_ns >= TICK_INTERVAL_NS
+        if log_tick:
+            self._log_tick_ns = self._turn_ns
+        self._node.on_tick(wall_ns(), self._turn_ns, log_tick=log_tick)
         self._vitals.on_tick(self._turn_ns)
-        self._snapshots.reap()
+        if self._snapshots.reap():
+            self._supply.on_removed()
+        if self._refill is not None:
+            self._ask_for_part(self._refill)
         self._membership.update(self._register())
         if not self._membership.registered and self._turn_ns - self._waiting_logged_ns >= WAITING_LOG_NS:
             self._waiting_logged_ns = self._turn_ns
             refused = self._membership.refused or "no answer yet"
             self._log.info("waiting for the coordinator", answer=refused)
-        for message in self._membership.on_tick(self._turn_ns):
-            self._control.send(message)
+        self._to_control += self._membership.on_tick(self._turn_ns)
+
+    # --- the journal of the other node ----------------------------------------------------------------------------
+
+    def _on_cut(self, cut: Cut) -> None:
+        """This journal has what the primary's has not, or ends before the primary's begins (R9)."""
+        if self._refill is not None or self._exit is not None:
+            return
+        seq = self._node.replica.position.seq
+        if cut.snapshot or not can_cut(self._directory, cut.seq):
+            self._log.warning("the primary's snapshot is needed", seq=seq, common_seq=cut.seq)
+            self._refill = Refill(self._node, self._directory, self._log)
+            self._ask_for_part(self._refill)
+            return
+        self._log.warning("cutting records that the primary does not have", seq=seq, common_seq=cut.seq)
+        self._end_journal()
+        cut_behind(self._directory, cut.seq, self._note, wall_ns())
+        self._exit = EXIT_RESTART
+
+    def _on_files(self, files: Files) -> None:
+        if isinstance(files.message, m.SnapshotAsk):
+            part = self._supply.part(files)
+            if part is None:
+                self._take_snapshot()
+            else:
+                self._link.to_standby(*part)
+        elif self._refill is not None and self._exit is None:
+            received = self._refill.take(files)
+            if received is None:
+                self._ask_for_part(self._refill)
+                return
+            self._log.warning("starting from the primary's snapshot", snapshot=received.name)
+            self._end_journal()
+            self._state = msgspec.structs.replace(self._state, rebuilding=True)
+            rebuild(self._directory, self._state, self._note, wall_ns(), received)
+            self._exit = EXIT_RESTART
+
+    def _ask_for_part(self, refill: Refill) -> None:
+        if refill.over:
+            self._exit = EXIT_RESTART  # nothing was changed yet
+            return
+        question = refill.question(self._turn_ns)
+        if question is not None:
+            self._link.to_primary(question)
+
+    def _end_journal(self) -> None:
+        """Nobody but this thread touches the directory from now on."""
+        self._snapshots.abandon()
+        self._background.close()
+        self._journal.close()
+
+    def _take_snapshot(self) -> None:
+        if self._snapshots.busy:
+            return
+        if self._node.synced_seq < self._node.replica.position.seq:
+            # A snapshot must not outlive records that it stands on.
+            self._journal.sync()
+            self._node.on_synced()
+            self._note.write(self._node.synced_seq)
+        self._snapshot_bytes = self._journal.bytes_written
+        self._snapshots.start(self._node.replica.engine, self._node.replica.position)
 
     # --- the coordinator ----------------------------------------------------------------------------------------
 
@@ -229,43 +424,50 @@ class Server:
                 message = decode_coordinator_outbound(received[0])
             except WireError as error:
                 self._log_bounded(str(error))
-                continue
-            for answer in self._membership.on_message(message, self._turn_ns):
-                self._control.send(answer)
+            else:
+                self._on_control(message)
+
+    def _on_control(self, message: m.CoordinatorOutbound) -> None:
+        node = self._node
+        match message:
+            case m.Registered() if not message.refused and not self._accept(message):
+                return
+            case m.ShardView() if message.shard == self._shard:
+                node.on_view(message)
+            case m.IsrAnswer() if message.view.shard == self._shard:
+                node.on_answer(message)
+            case m.StepDown() if message.shard == self._shard:
+                node.on_step_down(message)
+            case _:
+                pass  # the membership's business, or another shard's
+        self._to_control += self._membership.on_message(message, self._turn_ns)
         map_ = self._membership.map
-        if map_ is None or not self._membership.registered:
-            return
-        if self._given != (self._membership.epoch, self._membership.incarnation):
-            self._begin_term(map_)
-        elif map_.version != self._map_version and self._replica.phase is Phase.SERVING:
-            self._replica.define(self._owned(map_))
-        self._map_version = map_.version
+        if map_ is not None and map_.version != self._map_version:
+            self._map_version = map_.version
+            node.on_instruments([one for one in map_.instruments if one.shard == self._shard])
 
-    def _begin_term(self, map_: m.ShardMap) -> None:
-        """Promise the term durably, open a segment for it, let the replica begin it."""
-        epoch, incarnation = self._membership.epoch, self._membership.incarnation
-        self._given = (epoch, incarnation)
-        if epoch < max(self._state.promised_epoch, self._replica.epoch):
-            promised = max(self._state.promised_epoch, self._replica.epoch)
-            self._log.error("the coordinator is behind: it offers an older term", epoch=epoch, promised=promised)
-            return
-        position = self._replica.position
-        try:
-            self._replica.begin_term(epoch, incarnation, self._owned(map_), wall_ns())
-        except ValueError as fault:
-            self._log.error("the coordinator's term cannot be used", error=str(fault))
-            return
-        self._save(promised_epoch=epoch, incarnation=incarnation, boot_id=boot_id(), clean_seq=-1, suspect_seq=-1)
-        self._journal.open_term(position, self._segment_head)
-        self._log.info("term begins", epoch=epoch, incarnation=incarnation, seq=position.seq)
-
-    def _owned(self, map_: m.ShardMap) -> list[m.Instrument]:
-        return [instrument for instrument in map_.instruments if instrument.shard == self._name]
+    def _accept(self, registered: m.Registered) -> bool:
+        """A new session: promise the present term durably, open a segment of this session's own."""
+        epoch, incarnation = registered.epoch, registered.incarnation
+        if not (0 <= epoch <= EPOCH_MAX and 0 < incarnation <= INCARNATION_MAX):
+            self._log_bounded(f"the coordinator registers incarnation {incarnation} in term {epoch}")
+            return False
+        if epoch < self._state.promised_epoch:
+            promised = self._state.promised_epoch
+            self._log_bounded(f"the coordinator is behind: it offers term {epoch}, term {promised} is promised")
+            return False
+        if incarnation != self._node.incarnation:
+            changes = {"promised_epoch": epoch, "incarnation": incarnation, "boot_id": boot_id()}
+            self._save(**changes, clean_seq=-1, suspect_seq=-1)
+            self._journal.open(self._node.replica.position, self._segment_head)
+            self._log.info("registered", epoch=epoch, incarnation=incarnation, seq=self._node.replica.position.seq)
+        self._node.on_registered(epoch, incarnation)
+        return True
 
     def _segment_head(self, base: Position) -> SegmentHead:
         state = self._state
         return SegmentHead(
-            shard=self._name,
+            shard=self._shard,
             journal_uuid=state.journal_uuid,
             node=self._name,
             incarnation=state.incarnation,
@@ -283,17 +485,33 @@ class Server:
             name=self._name,
             pid=os.getpid(),
             uuid=self._state.journal_uuid,
-            last_seq=self._replica.committed_seq,
+            last_seq=self._node.replica.position.seq,
             promised_epoch=self._state.promised_epoch,
             endpoints=self._endpoints,
+            shard=self._shard,
+            session=self._session,
+            last_epoch=self._node.last_term,
+            boot_id=boot_id(),
+            lossy=self._lossy,
+            view_ver=self._state.view_ver,
         )
 
     def _stats(self) -> tuple[bool, Mapping[str, Any]]:
-        replica = self._replica
+        node, replica = self._node, self._node.replica
         orders = replica.engine.orders()
         stats: dict[str, Any] = {
-            "epoch": replica.epoch,
+            "shard": self._shard,
+            "role": node.role.value,
+            "mode": node.mode,
+            "epoch": node.promised,
             "seq": replica.committed_seq,
+            "last_epoch": node.last_term,
+            "last_seq": replica.position.seq,
+            "lag": node.lag,
+            "view": node.view.ver if node.view is not None else 0,
+            "hears_primary_ms": self._silence_ms(),
+            "durability": self._durability,
+            "diverged": node.diverged,
             "orders": orders,
             "orders_max": self._ceilings.orders_max,
             "pool_use_percent": 100 * orders // self._ceilings.orders_max,
@@ -302,32 +520,41 @@ class Server:
             "journal_bytes": self._journal.bytes_written,
             "snapshot_seq": self._snapshots.seq,
             "engine": engine_kind(replica.engine),
-            "mode": "solo",
             "trail": replica.engine.trail(),
         }
         stats.update(self._vitals.shown())
-        return replica.serving, stats
+        return node.serving or node.following, stats
+
+    def _silence_ms(self) -> int:
+        """Since when this standby has not heard its primary; -1 when it has none."""
+        if not self._node.following:
+            return -1
+        return (self._turn_ns - self._node.heard_ns) // NS_PER_MS
 
     # --- the end ------------------------------------------------------------------------------------------------
 
     def _on_signal(self, *_: object) -> None:
-        self._stopping = True
+        self._exit = 0
 
     def _stop(self) -> None:
         """Answer what was taken, refuse what comes, leave a snapshot and the mark of a clean end."""
-        began = self._replica.phase is not Phase.WAITING
-        self._replica.drain()
+        node, replica = self._node, self._node.replica
+        replica.drain()
         self._read_orders()
-        self._work()
-        while self._replica.busy:
-            self._work()
+        give_up_ns = self._turn_ns + LAST_WORDS_NS
+        self._turn()
+        while (replica.busy or replica.in_doubt) and node.role is Role.PRIMARY and self._turn_ns < give_up_ns:
+            self._waiter.wait(0 if node.busy else LAST_WORDS_STEP_MS)
+            self._turn_ns = monotonic_ns()
+            self._read_link()
+            self._turn()
         if self._membership.registered:
             self._control.send(self._membership.beat(self._turn_ns))
-        self._journal.close()
-        self._snapshots.write_now(self._replica.engine, self._replica.position)
-        if began:
-            self._save(clean_seq=self._replica.position.seq)
-        self._log.info("clean end", seq=self._replica.position.seq)
+        self._end_journal()
+        self._snapshots.write_now(replica.engine, replica.position)
+        if node.incarnation:
+            self._save(clean_seq=replica.position.seq)
+        self._log.info("clean end", seq=replica.position.seq)
 
     def _save(self, **changes: Any) -> None:
         self._state = msgspec.structs.replace(self._state, **changes)
@@ -340,7 +567,7 @@ class Server:
             self._notes_ns, self._notes_left, self._notes_dropped = self._turn_ns, NOTES_PER_S, 0
         if self._notes_left:
             self._notes_left -= 1
-            self._log.warning("ignored", detail=note)
+            self._log.warning("noted", detail=note)
         else:
             self._notes_dropped += 1
 

@@ -37,13 +37,19 @@ class Vitals:
             "memory_mb": self._memory_mb(),
         }
 
-    def on_record(self, *, commands: int, trades: int, sync_ns: int, commit_ns: int) -> None:
-        """Durable. `trades` = of all so far, `sync_ns` = its fdatasync, `commit_ns` = from its turn's start."""
-        self._trades = trades
+    def on_written(self, *, commands: int) -> None:
+        """A turn's records were written."""
         self._records += 1
         self._commands += commands
-        self._sync.record_value(max(1, sync_ns // NS_PER_US))
-        self._commit.record_value(max(1, commit_ns // NS_PER_US))
+
+    def on_synced(self, took_ns: int) -> None:
+        """The loop has waited so long for the disk."""
+        self._sync.record_value(max(1, took_ns // NS_PER_US))
+
+    def on_committed(self, *, trades: int, took_ns: int) -> None:
+        """A record is committed, so long after its turn began. `trades` = of all so far."""
+        self._trades = trades
+        self._commit.record_value(max(1, took_ns // NS_PER_US))
 
     def on_tick(self, now_ns: int) -> None:
         """Close the window when it is over. `now_ns` is monotonic."""
@@ -55,8 +61,8 @@ class Vitals:
         self._shown["trades_per_s"] = (self._trades - self._trades_before) * NS_PER_S // elapsed_ns
         self._shown["trades"] = self._trades_before = self._trades
         self._shown["memory_mb"] = self._memory_mb()
-        if self._records:
-            for name, histogram in (("fsync", self._sync), ("commit", self._commit)):
+        for name, histogram in (("fsync", self._sync), ("commit", self._commit)):
+            if histogram.get_total_count():
                 for percentile in (50, 99):
                     self._shown[f"{name}_p{percentile}_us"] = int(histogram.get_value_at_percentile(percentile))
                 histogram.reset()

@@ -238,7 +238,8 @@ class Node:
 
     def on_registered(self, epoch: int, incarnation: int) -> None:
         """The coordinator knows this process; the shard's term is promised from now on (R7)."""
-        self.incarnation = incarnation
+        if incarnation != self.incarnation:
+            self.incarnation, self.view = incarnation, None  # the view was that of another session
         self.promise = max(self.promise, epoch)
 
     def on_instruments(self, instruments: list[m.Instrument]) -> None:

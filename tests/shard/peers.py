@@ -3,6 +3,7 @@
 The coordinator here speaks its protocol as a peer that a test can steer: away, back, with any term.
 """
 
+import os
 import resource
 import signal
 import subprocess
@@ -11,8 +12,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from coordinator.core import group as groups
 from exchange import config as configuration
 from exchange import messages as m
 from exchange.clock import monotonic_ns
@@ -25,25 +27,42 @@ from exchange.wire import (
     decode_shard_outbound,
     encode,
 )
+from shard.failpoints import VARIABLE
 from shard.node_state import NodeState, load_state
 
 PATIENCE_NS = 20 * NS_PER_S
 STEP_MS = 5
+PLAIN = configuration.Replication()
 T = TypeVar("T")
 
 
 class Coordinator:
-    """Gives every registration the next term and incarnation."""
+    """Decides about shard s0 as coordinator.core.group permits. Who is dead, and when, is the test's business.
+
+    `deaf` = questions about the in-sync set are decided, and never answered.
+    """
 
     def __init__(self, config: configuration.Config, *, epoch: int = 0) -> None:
-        self.epoch = epoch
         self.incarnation = 10 * epoch
         self.map_version = 1
         self.instruments = config.instrument_list()
         self.registered: list[m.Register] = []
         self.beats: list[m.Beat] = []
+        self.deaf = False
+        self.group = groups.Group()
+        self._ver = 100 * epoch
+        self._dead: list[groups.Session] = []
+        if epoch:
+            before = ("s0-a", self.incarnation)
+            node = groups.Node(self.incarnation, "journal", "session", 0, {})
+            self.group = groups.Group(epoch=epoch, primary=before, isr=(before,), nodes={"s0-a": node})
         self.socket = Router()
         self.socket.bind(config.endpoint("control"))
+
+    @property
+    def isr(self) -> list[str]:
+        """Names of the nodes in sync."""
+        return [node for node, _ in self.group.isr]
 
     def pump(self) -> None:
         """Answer everything that has come."""
@@ -52,22 +71,99 @@ class Coordinator:
             message = decode_coordinator_inbound(header)
             match message:
                 case m.Register():
-                    self.registered.append(message)
-                    self.epoch += 1
-                    self.incarnation += 1
-                    self.socket.send(peer, encode(m.Registered(self.incarnation, self.epoch)))
-                    self.socket.send(peer, self._map())
+                    self._on_register(peer, message)
                 case m.Beat():
                     self.beats.append(message)
-                    known = message.incarnation == self.incarnation
+                    known = self.group.current(message.name) == (message.name, message.incarnation)
                     self.socket.send(peer, encode(m.BeatSeen(self.map_version, known)))
+                    if known and message.stats["view"] < self._ver:
+                        self.socket.send(peer, encode(self._view()))
+                case m.AskIsr():
+                    self._on_ask(peer, message)
+                case m.Drained():
+                    self._keep(groups.promote(self.group, (message.to.node, message.to.incarnation)))
                 case _:
                     self.socket.send(peer, self._map())
 
-    def forget(self, epoch: int) -> None:
-        """Know nobody any more, like one with another store; the next term is `epoch` + 1."""
-        self.epoch = epoch
-        self.incarnation += 1
+    def forget(self) -> None:
+        """Know nobody any more, like one with another store."""
+        self.group = groups.Group()
+
+    def bury(self, node: str) -> None:
+        """Its present session is dead from now on, whatever it still does."""
+        self._dead.append(self.group.current(node))
+
+    def fail_over(self) -> None:
+        """The primary is gone: somebody else of the in-sync set leads."""
+        self.bury(self.group.primary[0])
+        self._keep(groups.fail_over(self.group, self._alive))
+
+    def step_down(self) -> None:
+        """Ask the primary to hand over to the other node."""
+        node, _ = self.group.primary
+        to = next(member for member in self._view().isr if member.node != node)
+        self.socket.send(f"shard:{node}".encode(), encode(m.StepDown("s0", self.group.epoch, to)))
+
+    def said(self, node: str) -> m.Beat | None:
+        """The last heartbeat of a node's present session."""
+        session = self.group.current(node)
+        return next((beat for beat in reversed(self.beats) if (beat.name, beat.incarnation) == session), None)
+
+    def _on_register(self, peer: bytes, message: m.Register) -> None:
+        self.registered.append(message)
+        known = self.group.nodes.get(message.name)
+        if known is None or known.session_uuid != message.session:
+            self.incarnation += 1
+            node = groups.Node(self.incarnation, message.uuid, message.session, message.pid, dict(message.endpoints))
+            self.group = groups.register(self.group, message.name, node, self._alive)
+            self._ver += 1
+        _, incarnation = self.group.current(message.name)
+        self.socket.send(peer, encode(m.Registered(incarnation, self.group.epoch)))
+        self.socket.send(peer, self._map())
+        self._tell()
+
+    def _on_ask(self, peer: bytes, message: m.AskIsr) -> None:
+        try:
+            changed = groups.change_isr(
+                self.group,
+                ver=self._ver,
+                asked_ver=message.ver,
+                epoch=message.epoch,
+                asker=(message.node, message.incarnation),
+                isr=tuple((member.node, member.incarnation) for member in message.isr),
+            )
+        except groups.Denied:
+            changed, accepted = self.group, False
+        else:
+            accepted = True
+        if self.deaf:
+            self.group, self._ver = changed, self._ver + 1
+            return
+        self._keep(changed)
+        self.socket.send(peer, encode(m.IsrAnswer(message.request, accepted, self._view())))
+
+    def _keep(self, changed: groups.Group) -> None:
+        if changed != self.group:
+            self.group = changed
+            self._ver += 1
+            self._tell()
+
+    def _tell(self) -> None:
+        for node in self.group.nodes:
+            self.socket.send(f"shard:{node}".encode(), encode(self._view()))
+
+    def _alive(self, session: groups.Session) -> bool:
+        return session not in self._dead
+
+    def _view(self) -> m.ShardView:
+        group = self.group
+        isr = [self._member(session) for session in group.isr]
+        members = [self._member(group.current(node)) for node in group.nodes]
+        return m.ShardView("s0", self._ver, group.epoch, self._member(group.primary), isr, members)
+
+    def _member(self, session: groups.Session) -> m.Member:
+        known = self.group.nodes.get(session[0])
+        return m.Member(*session, known.endpoints.get("replica", "") if known else "")
 
     def _map(self) -> bytes:
         return encode(m.ShardMap(self.map_version, [], self.instruments))
@@ -79,18 +175,21 @@ class Coordinator:
 class Place:
     """A data directory, a configuration, and what runs there."""
 
-    def __init__(self, root: Path, **journal: int) -> None:
+    def __init__(
+        self, root: Path, *, replication: configuration.Replication = PLAIN, replicas: Literal[1, 2] = 1, **journal: int
+    ) -> None:
         self.root = root
         self.config = configuration.Config(
             cluster=configuration.Cluster(data=str(root / "data"), run=str(root / "run")),
             ceilings=configuration.Ceilings(orders_max=50_000, ids_max=100_000),
             journal=configuration.Journal(**journal),
-            shards=[configuration.Shard(name="s0")],
+            replication=replication,
+            shards=[configuration.Shard(name="s0", replicas=replicas)],
             instruments=[configuration.InstrumentEntry(base="BTC"), configuration.InstrumentEntry(base="ETH")],
         )
         self.toml = root / "cluster.toml"
         self.toml.write_text(configuration.render(self.config))
-        self.directory = self.config.shard_directory("s0")
+        self.directory = self.config.node_directory("s0-a")
         self.log = root / "log"
         for private in (self.config.data, self.config.run):
             private.mkdir(mode=0o700)
@@ -103,10 +202,13 @@ class Place:
         self.sockets.append(self.coordinator.socket)
         return self.coordinator
 
-    def start_shard(self, launcher: list[str] | None = None) -> subprocess.Popen[bytes]:
-        command = [sys.executable, *(launcher or ["-m", "shard"]), "--config", str(self.toml), "--name", "s0"]
+    def start_shard(
+        self, launcher: list[str] | None = None, *, node: str = "s0-a", failpoint: str = ""
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, *(launcher or ["-m", "shard"]), "--config", str(self.toml), "--name", node]
+        environment = {**os.environ, VARIABLE: failpoint}
         with self.log.open("ab") as log:
-            process = subprocess.Popen(command, stderr=log, stdout=log)
+            process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
         self.processes.append(process)
         return process
 
@@ -144,13 +246,13 @@ class Place:
         process.send_signal(signal.SIGTERM)
         return self.ended(process)
 
-    def gateway(self, name: str = "g0") -> "Gateway":
-        gateway = Gateway(self, name)
+    def gateway(self, name: str = "g0", *, node: str = "s0-a") -> "Gateway":
+        gateway = Gateway(self, name, node)
         self.sockets.append(gateway.socket)
         return gateway
 
-    def listener(self) -> "Listener":
-        listener = Listener(self)
+    def listener(self, *, node: str = "s0-a") -> "Listener":
+        listener = Listener(self, node)
         self.sockets.append(listener.socket)
         return listener
 
@@ -173,12 +275,12 @@ class Place:
 class Gateway:
     """Sends batches, collects answers by batch number."""
 
-    def __init__(self, place: Place, name: str) -> None:
+    def __init__(self, place: Place, name: str, node: str) -> None:
         self._place = place
         self._name = name
         self._batch = 0
         self.socket = Dealer(name)
-        self.socket.connect(place.config.endpoint("orders.s0"))
+        self.socket.connect(place.config.endpoint(f"orders.{node}"))
         self.answers: dict[int, list[m.Reply]] = {}
         self.refusals: dict[int, m.Refused] = {}
         self.followed: list[tuple[m.Frames | m.Image, bytes]] = []
@@ -244,9 +346,9 @@ class Gateway:
 class Listener:
     """Hears the committed events."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, node: str) -> None:
         self.socket = Subscriber()
-        self.socket.connect(place.config.endpoint("events.s0"))
+        self.socket.connect(place.config.endpoint(f"events.{node}"))
         self.heard: list[tuple[m.Published, bytes]] = []
 
     def pump(self) -> list[tuple[m.Published, bytes]]:

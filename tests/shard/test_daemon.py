@@ -279,7 +279,7 @@ def test_a_name_that_is_not_configured_is_refused(place: Place) -> None:
     command = [sys.executable, "-m", "shard", "--config", str(place.toml), "--name", "s7"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert result.returncode == EXIT_CONFIG
-    assert "--name 's7' is not one of the configured shards: s0" in result.stderr
+    assert "--name 's7' is not one of the configured nodes: s0-a" in result.stderr
 
 
 def test_without_a_coordinator_it_waits_and_says_so(place: Place) -> None:
@@ -314,13 +314,13 @@ def test_a_coordinator_that_goes_away_takes_nothing_with_it(place: Place) -> Non
 
 
 def test_an_older_term_is_not_accepted(place: Place) -> None:
+    coordinator = place.start_coordinator(epoch=4)
     place.serve()
-    assert place.coordinator is not None
     gateway = place.gateway()
-    place.coordinator.forget(epoch=-1)
+    coordinator.forget()
     place.until(lambda: "the coordinator is behind" in place.log_text())
-    assert gateway.ask(order(1), epoch=1)[0].epoch == 1
-    assert place.state().promised_epoch == 1
+    assert gateway.ask(order(1), epoch=5)[0].epoch == 5
+    assert place.state().promised_epoch == 5
 
 
 def test_a_newer_map_defines_its_instruments(place: Place) -> None:
@@ -406,7 +406,7 @@ def test_strangers_cannot_hurt_it(place: Place) -> None:
     assert coordinator is not None
     stranger = Dealer("stranger")
     place.sockets.append(stranger)
-    stranger.connect(place.config.endpoint("orders.s0"))
+    stranger.connect(place.config.endpoint("orders.s0-a"))
     for message in hostile_messages():
         stranger._send_parts(message or [b""])
     gateway = place.gateway()

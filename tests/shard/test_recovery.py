@@ -32,6 +32,7 @@ LOG = structlog.get_logger()
 Damage = Callable[[Path], None]
 
 
+
 class Disk(Stage):
     """A stage whose journal is real. Each `life` is one process: it opens a term and may die at any moment."""
 
@@ -51,7 +52,7 @@ class Disk(Stage):
         )
         self.note = SyncedNote(directory)
         self.file = JournalFile(directory, segment_bytes=segment_bytes)
-        self.file.open_term(self.replica.position, partial(self._head, ceilings))
+        self.file.open(self.replica.position, partial(self._head, ceilings))
         self.replica.begin_term(self.recovered.position.epoch + 1, 1, [BTC], 10**9)
         self.turn()
 
@@ -59,7 +60,7 @@ class Disk(Stage):
         before = self.replica.position
         record = self.replica.form()
         if record:
-            self.file.append(record, before)
+            self.file.append(record, before, self.replica.epoch)
             self.replica.on_written()
             self.file.sync()
             self.note.write(self.replica.position.seq)
@@ -70,7 +71,7 @@ class Disk(Stage):
         """Die between write and sync; returns the bytes that were written."""
         self.batch(*commands)
         record = self.replica.form()
-        self.file.append(record, self.replica.position)
+        self.file.append(record, self.replica.position, self.replica.epoch)
         return len(record)
 
     def trade(self, number: int) -> None:
@@ -79,6 +80,11 @@ class Disk(Stage):
 
     def _head(self, ceilings: m.EngineConfig, base: Position) -> SegmentHead:
         return SegmentHead("s0", self.state.journal_uuid, "s0", 1, "boot", *base_fields(base), ceilings)
+
+
+def nobody_waits() -> int:
+    """No standby needs any of the journal."""
+    return 1 << 62
 
 
 def base_fields(base: Position) -> tuple[int, int, int, int]:
@@ -225,7 +231,7 @@ def test_after_a_failed_disk_only_what_was_durable_counts(tmp_path: Path) -> Non
 
 def test_a_snapshot_shortens_the_way_and_frees_the_journal_before_it(tmp_path: Path) -> None:
     disk = Disk(tmp_path, segment_bytes=2_000)
-    snapshots = SnapshotWriter(tmp_path, LOG)
+    snapshots = SnapshotWriter(tmp_path, LOG, nobody_waits)
     seqs = []
     for number in range(90):
         disk.trade(number)
@@ -244,7 +250,7 @@ def test_a_snapshot_shortens_the_way_and_frees_the_journal_before_it(tmp_path: P
 def test_a_forked_child_writes_the_state_as_it_was_at_the_fork(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     disk.trade(1)
-    snapshots = SnapshotWriter(tmp_path, LOG)
+    snapshots = SnapshotWriter(tmp_path, LOG, nobody_waits)
     at_fork = disk.replica.position.seq
     snapshots.start(disk.engine, disk.replica.position)
     disk.trade(2)
@@ -256,7 +262,7 @@ def test_a_forked_child_writes_the_state_as_it_was_at_the_fork(tmp_path: Path) -
 
 def test_a_snapshot_that_cannot_be_written_is_not_fatal(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
-    nowhere = SnapshotWriter(tmp_path / "nowhere", LOG)
+    nowhere = SnapshotWriter(tmp_path / "nowhere", LOG, nobody_waits)
     nowhere.start(disk.engine, disk.replica.position)
     nowhere.reap(wait=True)
     nowhere.write_now(disk.engine, disk.replica.position)
