@@ -1,0 +1,127 @@
+"""Sees everything that leaves and everything that is durable, and objects at once when a rule is broken."""
+
+from typing import TYPE_CHECKING
+
+from coordinator.core.group import Group
+from exchange import messages as m
+from exchange.wire import decode_published, decode_replica, decode_shard_outbound
+from shard.core.journal import Position
+from shard.core.node import Role
+from tests.sim.world import Violation, World
+
+if TYPE_CHECKING:
+    from tests.sim.shell import Shell
+
+
+class Oracle:
+    """Knows the truth: what was let go, and what every disk would keep."""
+
+    def __init__(self, world: World, *, relaxed: bool) -> None:
+        self.committed: dict[int, int] = {0: 0}
+        self.log: list[bytes] = []
+        self.committed_seq = 0
+        self.group = Group()
+        self.leaders: dict[int, tuple[str, int]] = {}
+        self.frames: dict[int, bytes] = {}
+        self.shells: dict[str, Shell] = {}
+        self.running: dict[str, int] = {}
+        self.commits = 0
+        self.excused: dict[tuple[str, int], None] = {}
+        self._world = world
+        self._relaxed = relaxed
+
+    # --- the control store ------------------------------------------------------------------------------------------
+
+    def recorded(self, group: Group) -> None:
+        """The store holds another record of the shard."""
+        before, self.group = self.group, group
+        if group.epoch < before.epoch:
+            raise Violation("I2", f"term {before.epoch} is followed by {group.epoch}")
+        if group.epoch != before.epoch and group.primary[0]:
+            known = self.leaders.setdefault(group.epoch, group.primary)
+            if known != group.primary:
+                raise Violation("I2", f"term {group.epoch} is given to {known} and to {group.primary}")
+            nodes = [node for node, _ in before.isr]
+            if before.epoch and group.primary[0] not in nodes and not group.unclean:
+                raise Violation("I8", f"{group.primary[0]} leads term {group.epoch}, in sync were {nodes}")
+        if set(group.isr) != set(before.isr) or group.epoch != before.epoch:
+            self._world.tell(f"store: term {group.epoch}, leads {group.primary}, in sync {list(group.isr)}")
+            for member in group.isr:
+                self._expect(member, f"is in the in-sync set of term {group.epoch}", group)
+
+    # --- processes --------------------------------------------------------------------------------------------------
+
+    def began(self, node: str, incarnation: int) -> None:
+        self.running[node] = incarnation
+
+    def ended(self, node: str) -> None:
+        self.running.pop(node, None)
+
+    def damaged(self, node: str) -> None:
+        """Fate took something from this disk that it may take: the session that relied on it is over, and not blamed."""
+        self.excused[self.group.current(node)] = None
+
+    def snapshot_of(self, node: str) -> tuple[Position, bytes] | None:
+        """What a primary would send of its newest snapshot."""
+        return self.shells[node].disk.snapshot
+
+    # --- what leaves ------------------------------------------------------------------------------------------------
+
+    def published(self, shell: "Shell", header: bytes, frame: bytes) -> None:
+        """An event frame leaves a node: it must be committed, and is for ever."""
+        published = decode_published(header)
+        self._release(shell, published.previous_seq, published.last_seq)
+        self._keep_frame(published.last_seq, frame)
+
+    def answered(self, shell: "Shell", header: bytes, payload: bytes) -> None:
+        """Something leaves for a gateway or a consumer."""
+        message = decode_shard_outbound(header)
+        if isinstance(message, m.Frames | m.Image):
+            seq = message.last_seq if isinstance(message, m.Frames) else message.seq
+            if seq > self.committed_seq:
+                raise Violation("I13", f"{shell.name} shows events up to seq {seq}, committed is {self.committed_seq}")
+
+    def sent_up(self, shell: "Shell", header: bytes) -> None:
+        """A standby says something to its primary."""
+        message = decode_replica(header)
+        if isinstance(message, m.Appended) and message.epoch < shell.disk.promised:
+            promised = shell.disk.promised
+            raise Violation("I9", f"{shell.name} acknowledges in term {message.epoch}, it has promised {promised}")
+
+    def _release(self, shell: "Shell", previous_seq: int, last_seq: int) -> None:
+        chain = shell.disk.ends.get(last_seq)
+        known = self.committed.get(last_seq)
+        if known is not None:
+            if known != chain:
+                raise Violation("I1", f"{shell.name} lets go another record of seq {last_seq} than was committed")
+            return
+        if previous_seq != self.committed_seq:
+            raise Violation(
+                "I1", f"{shell.name} lets go seq {previous_seq + 1} to {last_seq}, committed is {self.committed_seq}"
+            )
+        node = shell.node
+        if node is None or node.role is not Role.PRIMARY:
+            raise Violation("I13", f"standby {shell.name} lets go seq {last_seq}, committed is {self.committed_seq}")
+        assert chain is not None
+        self.committed[last_seq] = chain
+        self.log.append(shell.disk.record_at(last_seq))
+        self.committed_seq = last_seq
+        self.commits += 1
+        for member in self.group.isr:
+            self._expect(member, f"is in sync when {shell.name} lets go seq {last_seq}", self.group)
+
+    def _keep_frame(self, last_seq: int, frame: bytes) -> None:
+        if self.frames.setdefault(last_seq, frame) != frame:
+            raise Violation("I13", f"the event frame of seq {last_seq} left in two versions")
+
+    def _expect(self, member: tuple[str, int], why: str, group: Group) -> None:
+        """R2: a member of the in-sync set has everything that was let go, as durably as the mode asks."""
+        if member in self.excused:
+            return
+        disk = self.shells[member[0]].disk
+        seq = self.committed_seq
+        if disk.ends.get(seq) != self.committed[seq]:
+            invariant = "I8" if len(group.isr) == 1 else "I10"
+            raise Violation(invariant, f"{member[0]} {why}, but its journal does not have seq {seq}")
+        if not self._relaxed and disk.durable_seq < seq:
+            raise Violation("I10", f"{member[0]} {why}, but only seq {disk.durable_seq} of {seq} is durable there")
