@@ -22,11 +22,13 @@ from coordinator.core.outbox import Send
 from coordinator.exits import Exits
 from coordinator.store.base import Conflict, ControlStore, settle, take_lease
 from coordinator.store.sqlite import SqliteStore
+from exchange import failpoints
 from exchange import messages as m
 from exchange.clock import monotonic_ns
 from exchange.config import RISKD_NAME, Config
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import StoreError, WireError
+from exchange.failpoints import Point, reach
 from exchange.limits import BEAT_INTERVAL_NS
 from exchange.process import Daemon, background, run_async, title
 from exchange.sockets import Dealer, Router, attach
@@ -42,9 +44,12 @@ CONTROL_BYTES_MAX = 256 * 1024
 
 def serve(daemon: Daemon) -> None:
     """Run until SIGTERM. ConfigError when another coordinator holds the store, StoreError when it fails."""
+    failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
     store = SqliteStore(daemon.config.data / "control")
     try:
         run_async(lambda stop: Coordinator(daemon, store).run(stop))
+    except OSError as fault:
+        raise StoreError(f"input or output failed: {fault}") from fault
     finally:
         store.close()
 
@@ -162,6 +167,8 @@ class Coordinator:
     def _perform(self) -> None:
         """Write, then tell: nobody hears of what could still be lost."""
         ready = self._cluster.ready()
+        if ready.writes:
+            reach(Point.COORDINATOR_BEFORE_WRITE)
         for write in ready.writes:
             result = settle(self._store, write.key, write.expect_ver, write.value, self._term)
             if isinstance(result, Conflict):
@@ -169,6 +176,8 @@ class Coordinator:
                     f"control store: key {write.key} is at version {result.ver} and term {result.term}, not at "
                     f"{write.expect_ver} and {self._term}: another coordinator decides now"
                 )
+        if ready.writes:
+            reach(Point.COORDINATOR_AFTER_WRITE)
         for note in ready.notes:
             self._log.warning("decided", detail=note)
         for send in ready.sends:

@@ -566,7 +566,7 @@ class AskStatus(Wire, frozen=True, tag=26):
 
 
 class DaemonStatus(Wire, frozen=True):
-    """One daemon as the coordinator sees it. `age_ms` = since its last heartbeat; `shard` and `epoch` of a node only."""
+    """One daemon as the coordinator sees it. `age_ms` = since its last heartbeat; only nodes have `shard`, `epoch`."""
 
     role: str
     name: str
@@ -582,9 +582,9 @@ class DaemonStatus(Wire, frozen=True):
 class ShardStatus(Wire, frozen=True):
     """One shard: who leads it, who is in sync, what is not as it should be.
 
-    Flags: SOLO = one copy only; NO_FAILOVER = nobody could take over now; FLAPPING = it changed hands too often, only an
-    operator moves it now; UNCLEAN = acknowledged orders may have been given up once; METADATA_BEHIND = the control store
-    went back in time, nothing is decided; LOGS_AWAITED = nobody leads until all nodes have shown their journals.
+    Flags: SOLO = one copy only; NO_FAILOVER = nobody could take over now; FLAPPING = it changed hands too often, only
+    an operator moves it now; UNCLEAN = acknowledged orders may have been given up once; METADATA_BEHIND = the control
+    store went back in time, nothing is decided; LOGS_AWAITED = nobody leads until the nodes have shown their journals.
     """
 
     shard: str

@@ -19,7 +19,7 @@ import msgspec
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError, JournalError
-from shard.failpoints import Point, reach
+from exchange.failpoints import Point, reach
 
 STATE_FILE = "node.state"
 LOCK_WAIT_NS = 1 * NS_PER_S

@@ -5,10 +5,10 @@ from pathlib import Path
 from exchange import messages as m
 from exchange.domain import NS_PER_MS
 from exchange.errors import JournalError
+from exchange.failpoints import Point, reach
 from exchange.process import Log
 from exchange.wire import encode
 from shard.core.node import Files, Node
-from shard.failpoints import Point, reach
 from shard.handover import Part, Sink
 
 ASK_RETRY_NS = 200 * NS_PER_MS

@@ -10,23 +10,23 @@ from typing import Any
 
 import msgspec
 
+from exchange import failpoints
 from exchange import messages as m
 from exchange.clock import monotonic_ns, wall_ns
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ConfigError, JournalError, WireError
+from exchange.failpoints import Point, reach
 from exchange.limits import NODE_BEAT_INTERVAL_NS, TICK_INTERVAL_NS
 from exchange.membership import Membership
 from exchange.process import EXIT_DEFECT, EXIT_IO, EXIT_RESTART, Daemon
 from exchange.sockets import Dealer, Publisher, Router, Waiter, open_private_directory
 from exchange.wire import decode_coordinator_outbound
-from shard import failpoints
 from shard.background_sync import BackgroundSync
 from shard.core.engine import REFERENCE, engine_kind, native_available
 from shard.core.journal import Position, SegmentHead
 from shard.core.node import EPOCH_MAX, Cut, Files, Node, Ready, Role
 from shard.core.replay import Poisoned
 from shard.core.replica import Replica
-from shard.failpoints import Point, reach
 from shard.journal_file import JournalFile
 from shard.link import Link
 from shard.node_state import NodeLock, NodeState, SyncedNote, boot_id, load_state, new_state, save_state

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from exchange.errors import JournalError
+from exchange.failpoints import Point, reach
 from exchange.process import Log
 from shard.core.engine import Engine
 from shard.core.journal import Position
 from shard.core.snapshot import SnapshotHead, decode, encode_head
-from shard.failpoints import Point, reach
 from shard.journal_file import remove_segments_below
 from shard.node_state import replace_durably, sync_directory
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from exchange import messages as m
 from exchange.domain import NS_PER_S
 from exchange.errors import JournalError
+from exchange.failpoints import Point, reach
 from exchange.process import Log
 from exchange.wire import encode
 from shard.core.node import Files, Node
 from shard.core.standing import Fetch
-from shard.failpoints import Point, reach
 from shard.handover import Source
 from shard.journal_file import Place, segment_paths, segment_seq
 from shard.journal_reader import JournalReader

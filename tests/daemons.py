@@ -12,13 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from exchange import messages as m
 from exchange.clock import monotonic_ns
-from exchange.config import Cluster, Config, InstrumentEntry, Journal, Shard, render
+from exchange.config import Cluster, Config, InstrumentEntry, Journal, Replication, Shard, render
 from exchange.domain import NS_PER_S
 from exchange.sockets import Dealer, Waiter
 from exchange.wire import Decoder, decode_coordinator_outbound, encode
@@ -70,8 +70,11 @@ class Peer:
         return eventually(lambda: self._next(answer, when, 100), answer.__name__)
 
     def register(self, **changes: Any) -> m.Registered:
-        endpoints = {"orders": "ipc:///nowhere/o", "events": "ipc:///nowhere/e"} if self.role == "shard" else {}
-        register = m.Register(self.role, self.name, os.getpid(), f"uuid-{self.name}", 0, 0, endpoints)
+        register = m.Register(self.role, self.name, os.getpid(), f"uuid-{self.name}", 0, 0, {})
+        if self.role == "shard":
+            endpoints = {what: f"ipc:///nowhere/{what}.{self.name}" for what in ("orders", "events", "replica")}
+            node = {"shard": self.name.rpartition("-")[0], "session": f"session-{self.name}"}
+            register = msgspec.structs.replace(register, endpoints=endpoints, **node)
         registered = self.ask(msgspec.structs.replace(register, **changes), m.Registered)
         self.incarnation = registered.incarnation
         return registered
@@ -93,12 +96,19 @@ class Peer:
 class Place:
     """A data directory with a cluster.toml, and the processes and peers that live on it."""
 
-    def __init__(self, *, ring_bytes: int = Journal().ring_bytes) -> None:
+    def __init__(
+        self,
+        *,
+        ring_bytes: int = Journal().ring_bytes,
+        replicas: Literal[1, 2] = 1,
+        replication: Replication = Replication(),  # noqa: B008 - frozen
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="sx-"))
         self.config = Config(
             cluster=Cluster(data=str(self.directory / "d"), run=str(self.directory / "r")),
             journal=Journal(ring_bytes=ring_bytes),
-            shards=[Shard(name="s0"), Shard(name="s1")],
+            replication=replication,
+            shards=[Shard(name="s0", replicas=replicas), Shard(name="s1")],
             instruments=[InstrumentEntry(base="AAPL"), InstrumentEntry(base="MSFT")],
         )
         self._file = self.directory / "cluster.toml"
@@ -106,10 +116,10 @@ class Place:
         self._processes: list[Process] = []
         self._peers: list[Peer] = []
 
-    def start(self, role: str, name: str) -> Process:
+    def start(self, role: str, name: str, **environment: str) -> Process:
         words = [sys.executable, "-m", role, "--config", str(self._file), "--name", name]
         with self.log(len(self._processes)).open("w") as log:
-            process = subprocess.Popen(words, stderr=log)
+            process = subprocess.Popen(words, stderr=log, env={**os.environ, **environment})
         self._processes.append(process)
         return process
 

@@ -19,6 +19,7 @@ from exchange import config as configuration
 from exchange import messages as m
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S, Side
+from exchange.failpoints import VARIABLE
 from exchange.sockets import Dealer, Router, Socket, Subscriber, Waiter
 from exchange.wire import (
     decode_coordinator_inbound,
@@ -27,7 +28,6 @@ from exchange.wire import (
     decode_shard_outbound,
     encode,
 )
-from shard.failpoints import VARIABLE
 from shard.node_state import NodeState, load_state
 
 PATIENCE_NS = 20 * NS_PER_S

@@ -51,6 +51,8 @@ class Point(StrEnum):
     REBUILD_MARKED = "rebuild-marked"
     REBUILD_WIPED = "rebuild-wiped"
     REBUILD_PLACED = "rebuild-placed"
+    COORDINATOR_BEFORE_WRITE = "coordinator-before-write"
+    COORDINATOR_AFTER_WRITE = "coordinator-after-write"
 
 
 class _Armed(NamedTuple):
