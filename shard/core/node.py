@@ -107,7 +107,8 @@ class Node:
         shrink_ns: int = SHRINK_NS,
         rules: Rules = ALL,
     ) -> None:
-        """`terms` = where each term ends in the journal, oldest first; `oldest_seq`: the records behind it are there.
+        """What recovery brought back is durable. `terms` = where each term ends in the journal, oldest first;
+        `oldest_seq`: the records behind it are there.
 
         `relaxed` = the mode `replicated`: a record counts as soon as it is written on both. `solo` = False: no batches
         are taken while there is no standby. `shrink_ns` = how long a required standby may be silent.
@@ -119,7 +120,7 @@ class Node:
         self.incarnation = 0
         self.view: m.ShardView | None = None
         self.oldest_seq = oldest_seq
-        self.synced_seq = 0
+        self.synced_seq = replica.position.seq
         self.heard_ns = 0
         self.diverged = ""
         self._shard = shard

@@ -15,6 +15,7 @@ from coordinator.core.rules import Rules
 from coordinator.store.base import Conflict, Result, Unknown, settle, take_lease
 from coordinator.store.memory import MemoryStore
 from exchange import messages as m
+from exchange.errors import StoreError
 from exchange.wire import decode_coordinator_inbound
 from tests.sim.oracle import Oracle
 from tests.sim.world import MS, Network, World
@@ -84,7 +85,12 @@ class Council:
         self.up = True
         self.doomed = False
         self._life += 1
-        self._term = take_lease(self.store, f"c{self._life}")
+        try:
+            self._term = take_lease(self.store, f"c{self._life}")
+        except StoreError as fault:
+            self.die(str(fault))
+            self._world.after(100 * MS, self.start)
+            return
         _, entries = self.store.changes("", 0)
         self._cluster = Cluster(
             {key: (entry.value, entry.ver) for key, entry in entries},

@@ -108,6 +108,12 @@ class Disk:
             last_seq = last
         return bytes(found), last_seq
 
+    def ends_between(self, after_seq: int, seq: int) -> list[int]:
+        """Where records end behind `after_seq` and up to `seq`."""
+        first = bisect_left(self._index, after_seq + 1, key=lambda entry: entry[0])
+        last = bisect_left(self._index, seq + 1, key=lambda entry: entry[0])
+        return [entry[0] for entry in self._index[first:last]]
+
     def record_at(self, last_seq: int) -> bytes:
         """The record that ends at `last_seq`."""
         number = bisect_left(self._index, last_seq, key=lambda entry: entry[0])

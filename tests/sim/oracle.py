@@ -70,7 +70,9 @@ class Oracle:
     def published(self, shell: "Shell", header: bytes, frame: bytes) -> None:
         """An event frame leaves a node: it must be committed, and is for ever."""
         published = decode_published(header)
-        self._release(shell, published.previous_seq, published.last_seq)
+        self.released(shell, published.last_seq)
+        if self.committed[published.last_seq] != shell.disk.ends[published.last_seq]:
+            raise Violation("I1", f"{shell.name} lets go another seq {published.last_seq} than was committed")
         self._keep_frame(published.last_seq, frame)
 
     def answered(self, shell: "Shell", header: bytes, payload: bytes) -> None:
@@ -88,27 +90,23 @@ class Oracle:
             promised = shell.disk.promised
             raise Violation("I9", f"{shell.name} acknowledges in term {message.epoch}, it has promised {promised}")
 
-    def _release(self, shell: "Shell", previous_seq: int, last_seq: int) -> None:
-        chain = shell.disk.ends.get(last_seq)
-        known = self.committed.get(last_seq)
-        if known is not None:
-            if known != chain:
-                raise Violation("I1", f"{shell.name} lets go another record of seq {last_seq} than was committed")
+    def released(self, shell: "Shell", seq: int) -> None:
+        """A primary lets go what records up to `seq` did, or may do so from now on."""
+        if seq <= self.committed_seq:
             return
-        if previous_seq != self.committed_seq:
-            raise Violation(
-                "I1", f"{shell.name} lets go seq {previous_seq + 1} to {last_seq}, committed is {self.committed_seq}"
-            )
         node = shell.node
         if node is None or node.role is not Role.PRIMARY:
-            raise Violation("I13", f"standby {shell.name} lets go seq {last_seq}, committed is {self.committed_seq}")
-        assert chain is not None
-        self.committed[last_seq] = chain
-        self.log.append(shell.disk.record_at(last_seq))
-        self.committed_seq = last_seq
+            raise Violation("I13", f"standby {shell.name} lets go seq {seq}, committed is {self.committed_seq}")
+        ends = shell.disk.ends
+        if ends.get(self.committed_seq) != self.committed[self.committed_seq]:
+            raise Violation("I1", f"{shell.name} lets go seq {seq}, but does not have seq {self.committed_seq}")
+        for last_seq in shell.disk.ends_between(self.committed_seq, seq):
+            self.committed[last_seq] = ends[last_seq]
+            self.log.append(shell.disk.record_at(last_seq))
+        self.committed_seq = seq
         self.commits += 1
         for member in self.group.isr:
-            self._expect(member, f"is in sync when {shell.name} lets go seq {last_seq}", self.group)
+            self._expect(member, f"is in sync when {shell.name} lets go seq {seq}", self.group)
 
     def _keep_frame(self, last_seq: int, frame: bytes) -> None:
         if self.frames.setdefault(last_seq, frame) != frame:

@@ -406,6 +406,8 @@ class Shell:
         oracle, network = self._oracle, self._network
         for note in ready.notes:
             self._world.tell(f"{self.name}: {note}")
+        if node.role is Role.PRIMARY:
+            oracle.released(self, node.replica.committed_seq)
         for header, frame in ready.publish:
             oracle.published(self, header, frame)
         half = len(ready.send) // 2
@@ -430,9 +432,9 @@ class Shell:
             self._wake()
         if ready.cut is not None:
             self._cut(ready.cut)
-        if self._snapshots and node.role is not Role.WAITING and self._dice.random() < 0.002:
+        durable = node.synced_seq == node.replica.position.seq
+        if self._snapshots and durable and node.role is not Role.WAITING and self._dice.random() < 0.002:
             position = node.replica.position
-            self.disk.sync(position.seq)
             self.disk.take_snapshot(position, node.replica.engine.snapshot())
             node.oldest_seq = self.disk.oldest_seq
 
