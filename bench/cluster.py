@@ -17,7 +17,7 @@ HOST = "127.0.0.1"
 
 
 @contextmanager
-def cluster(shards: int = 2) -> Iterator[launcher.Running]:
+def cluster(shards: int = 2, replicas: int = 1) -> Iterator[launcher.Running]:
     """A running cluster in a directory of its own; stopped and removed at the end."""
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=BUILD) as directory:
@@ -26,6 +26,7 @@ def cluster(shards: int = 2) -> Iterator[launcher.Running]:
         config = launcher.prepare(
             Path(directory),
             shards=shards,
+            replicas=replicas,
             overrides={
                 "gateway": {"port": gateway_port, "profile": "load", "open_demo": True},
                 "marketdata": {"port": feed_port},

@@ -14,6 +14,7 @@ from exchange.errors import ConfigError
 
 SHARDS_DEFAULT = 2
 SHARDS_MAX = 64
+REPLICAS_DEFAULT = 2
 
 _STOCKS = {
     "AAPL": "150.25",
@@ -25,13 +26,17 @@ _STOCKS = {
 }
 
 
-def default_config(data: Path, run: Path, *, shards: int, overrides: Mapping[str, Mapping[str, Any]]) -> Config:
-    """Configuration of a new cluster; `overrides` = section -> key -> value. ConfigError for a bad shard count."""
+def default_config(
+    data: Path, run: Path, *, shards: int, replicas: int = 1, overrides: Mapping[str, Mapping[str, Any]]
+) -> Config:
+    """Configuration of a new cluster; `overrides` = section -> key -> value. ConfigError for a bad count."""
+    if replicas not in (1, 2):
+        raise ConfigError([f"number of replicas must be 1 or 2, not {replicas}"])
     if not 1 <= shards <= SHARDS_MAX:
         raise ConfigError([f"number of shards must be 1 to {SHARDS_MAX}, not {shards}"])
     config = Config(
         cluster=Cluster(data=str(data), run=str(run)),
-        shards=[Shard(name=f"s{index}") for index in range(shards)],
+        shards=[Shard(name=f"s{index}", replicas=2 if replicas == 2 else 1) for index in range(shards)],
         instruments=_instruments(),
     )
     for section, values in overrides.items():

@@ -12,7 +12,7 @@ from shardex import foreground, launcher
 from shardex.ports import choose, holder, is_free
 
 
-def run(*, shards: int, ports: tuple[int, int], keep: Path | None, market_maker: bool) -> None:
+def run(*, shards: int, replicas: int, ports: tuple[int, int], keep: Path | None, market_maker: bool) -> None:
     """Run the demo in the foreground until SIGINT, SIGTERM or SIGHUP.
 
     `ports` = wanted for gateway and market data. Without `keep` the files lie in a new temporary directory and are
@@ -24,7 +24,9 @@ def run(*, shards: int, ports: tuple[int, int], keep: Path | None, market_maker:
     try:
         new = not (data / "cluster.toml").exists()
         overrides = _overrides(console, ports, market_maker=market_maker) if new else None
-        config = launcher.prepare(data, shards=shards if new else None, overrides=overrides)
+        config = launcher.prepare(
+            data, shards=shards if new else None, replicas=replicas if new else None, overrides=overrides
+        )
         with foreground.started(config, interrupt, console, ephemeral=keep is None) as running:
             if not interrupt():
                 foreground.introduce(running, console)

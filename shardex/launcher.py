@@ -29,7 +29,7 @@ from exchange.keyfile import KEY_FILE, create_key
 from exchange.sockets import IPC_PATH_MAX, open_private_directory
 from shardex import ports, supervision
 from shardex.control import Control
-from shardex.defaults import SHARDS_DEFAULT, default_config
+from shardex.defaults import REPLICAS_DEFAULT, SHARDS_DEFAULT, default_config
 
 _SOCKET_NAME_MAX = 32
 """Room for the longest file name in the run directory: "supervisor.sock" and a process id, "orders." and a shard."""
@@ -52,9 +52,12 @@ class NotRunning(ShardexError):
     """There is no running cluster where one is needed."""
 
 
-def prepare(data: Path, *, shards: int | None = None, overrides: Overrides | None = None) -> Config:
+def prepare(
+    data: Path, *, shards: int | None = None, replicas: int | None = None, overrides: Overrides | None = None
+) -> Config:
     """Create the data directory and its cluster.toml, or read the one that is there.
 
+    A new cluster has SHARDS_DEFAULT shards of REPLICAS_DEFAULT nodes unless told otherwise.
     ConfigError when the directory is not private to this user, the file is wrong, or it names another number of shards
     than asked for: a cluster cannot be given more or fewer shards by starting it.
     """
@@ -63,7 +66,9 @@ def prepare(data: Path, *, shards: int | None = None, overrides: Overrides | Non
     open_private_directory(data)
     if not path.exists():
         count = SHARDS_DEFAULT if shards is None else shards
-        config = default_config(data, run_directory(data), shards=count, overrides=overrides or {})
+        nodes = REPLICAS_DEFAULT if replicas is None else replicas
+        run = run_directory(data)
+        config = default_config(data, run, shards=count, replicas=nodes, overrides=overrides or {})
         unfinished = path.with_suffix(".new")
         unfinished.write_text(render(config))
         load(unfinished)
@@ -77,6 +82,8 @@ def prepare(data: Path, *, shards: int | None = None, overrides: Overrides | Non
         raise ConfigError([f"{path}: cluster.data is {config.data}, but the file lies in {data}"])
     if shards is not None and len(config.shards) != shards:
         raise ConfigError([f"{path} has {len(config.shards)} shards, not {shards}"])
+    if replicas is not None and any(shard.replicas != replicas for shard in config.shards):
+        raise ConfigError([f"{path} does not have {replicas} replicas of every shard; edit it to change that"])
     return config
 
 

@@ -116,8 +116,8 @@ class Place:
         self._processes: list[Process] = []
         self._peers: list[Peer] = []
 
-    def start(self, role: str, name: str, **environment: str) -> Process:
-        words = [sys.executable, "-m", role, "--config", str(self._file), "--name", name]
+    def start(self, module: str, name: str, *options: str, **environment: str) -> Process:
+        words = [sys.executable, "-m", module, "--config", str(self._file), "--name", name, *options]
         with self.log(len(self._processes)).open("w") as log:
             process = subprocess.Popen(words, stderr=log, env={**os.environ, **environment})
         self._processes.append(process)

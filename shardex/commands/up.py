@@ -10,6 +10,7 @@ from shardex.commands.options import Data, default_data
 def command(
     data: Data = None,
     shards: Annotated[int | None, typer.Option(help="New cluster: number of shards (2).")] = None,
+    replicas: Annotated[int | None, typer.Option(help="New cluster: nodes of a shard, 1 or 2 (2).")] = None,
     profile: Annotated[
         Literal["classic", "demo", "load"] | None, typer.Option(help="New cluster: limits of the gateway (classic).")
     ] = None,
@@ -28,7 +29,7 @@ def command(
     if open_demo:
         gateway["open_demo"] = True
     overrides = {"gateway": gateway} if gateway else None
-    config = launcher.prepare(data or default_data(), shards=shards, overrides=overrides)
+    config = launcher.prepare(data or default_data(), shards=shards, replicas=replicas, overrides=overrides)
     if detach:
         running = foreground.start_detached(config, interrupt, console)
         foreground.introduce(running, console)

@@ -12,7 +12,7 @@ from shardex.launcher import Overrides, Running
 StartCluster = Callable[..., Running]
 
 
-def start(data: Path, *, shards: int = 2, overrides: Overrides | None = None) -> Running:
+def start(data: Path, *, shards: int = 2, replicas: int = 1, overrides: Overrides | None = None) -> Running:
     """A ready cluster without market maker, keys or rate limits; the caller stops it.
 
     A directory that was used before is started again as it is. Start-up that fails leaves no process.
@@ -25,7 +25,7 @@ def start(data: Path, *, shards: int = 2, overrides: Overrides | None = None) ->
         chosen = {"gateway": {"port": gateway, "profile": "load", "open_demo": True}, "marketdata": {"port": feed}}
         for section, values in (overrides or {}).items():
             chosen[section] = {**chosen.get(section, {}), **values}
-        config = launcher.prepare(data, shards=shards, overrides=chosen)
+        config = launcher.prepare(data, shards=shards, replicas=replicas, overrides=chosen)
     running = launcher.start(config)
     try:
         running.wait_ready()
@@ -40,8 +40,10 @@ def start_cluster(tmp_path: Path) -> Iterator[StartCluster]:
     """Starts clusters as `start` does, in `tmp_path / "cluster"` unless `data` is given; all are stopped at the end."""
     with ExitStack() as ends:
 
-        def begin(data: Path | None = None, *, shards: int = 2, overrides: Overrides | None = None) -> Running:
-            running = start(data or tmp_path / "cluster", shards=shards, overrides=overrides)
+        def begin(
+            data: Path | None = None, *, shards: int = 2, replicas: int = 1, overrides: Overrides | None = None
+        ) -> Running:
+            running = start(data or tmp_path / "cluster", shards=shards, replicas=replicas, overrides=overrides)
             ends.callback(running.stop)
             return running
 

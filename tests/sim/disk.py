@@ -5,7 +5,7 @@ from functools import partial
 from random import Random
 
 from shard.core.journal import SEGMENT_HEAD_BYTES, START, Position, Segment, SegmentHead, encode_segment_head
-from shard.core.record import decode_head
+from shard.core.record import decode_record
 from tests.sim.world import US
 
 SEGMENT_BYTES = 12 * 1024
@@ -42,13 +42,13 @@ class Disk:
         self.written_seq = 0
         self._dice = dice
         self._files: list[_File] = []
-        self._index: list[tuple[int, int, int, _File]] = []
-        self._epochs: dict[int, int] = {0: 0}
+        self._index: list[tuple[int, int, int, _File, Position]] = []
         self._boot = 0
 
-    def epoch_of(self, last_seq: int) -> int:
-        """Term of the record that ends there."""
-        return self._epochs[last_seq]
+    @property
+    def positions(self) -> list[Position]:
+        """Where each record ends, and before them where the journal begins."""
+        return [self._first, *(entry[4] for entry in self._index)]
 
     @property
     def uuid(self) -> str:
@@ -75,10 +75,9 @@ class Disk:
             )  # fmt: skip
             last = _File(head)
             self._files.append(last)
-        self._index.append((after.seq, len(last.content), len(record), last))
+        self._index.append((after.seq, len(last.content), len(record), last, after))
         last.content += record
         self.ends[after.seq] = after.chain
-        self._epochs[after.seq] = after.epoch
         self.written_seq = after.seq
 
     def sync(self, seq: int) -> None:
@@ -87,7 +86,7 @@ class Disk:
             self.broken_syncs -= 1
             raise DiskFault(f"sync of {self.node}")
         self.durable_seq = self.note_seq = max(self.durable_seq, seq)
-        for last_seq, at, size, file in reversed(self._index):
+        for last_seq, at, size, file, _ in reversed(self._index):
             if at + size <= file.synced:
                 break
             if last_seq <= seq:
@@ -101,10 +100,15 @@ class Disk:
         """Whole records behind `seq`, and where they end."""
         found = bytearray()
         last_seq = seq
-        for last, at, size, file in self._index[bisect_left(self._index, seq + 1, key=lambda entry: entry[0]) :]:
+        for last, at, size, file, _ in self._index[bisect_left(self._index, seq + 1, key=lambda entry: entry[0]) :]:
             if found and len(found) + size > bytes_max:
                 break
-            found += file.content[at : at + size]
+            record = file.content[at : at + size]
+            try:
+                decode_record(record)
+            except ValueError:
+                break
+            found += record
             last_seq = last
         return bytes(found), last_seq
 
@@ -117,7 +121,7 @@ class Disk:
     def record_at(self, last_seq: int) -> bytes:
         """The record that ends at `last_seq`."""
         number = bisect_left(self._index, last_seq, key=lambda entry: entry[0])
-        _, at, size, file = self._index[number]
+        _, at, size, file, _ = self._index[number]
         return bytes(file.content[at : at + size])
 
     def take_snapshot(self, position: Position, body: bytes) -> None:
@@ -151,15 +155,12 @@ class Disk:
 
     def cut(self, seq: int) -> None:
         """R9: archive and remove what is behind `seq`."""
-        number, offset, position = 0, SEGMENT_HEAD_BYTES, self._files[0].head.base if self._files else START
-        for last_seq, at, size, file in self._index:
-            record = bytes(file.content[at : at + size])
+        number, offset, position = 0, SEGMENT_HEAD_BYTES, self._first
+        for last_seq, at, size, file, after in self._index:
             if last_seq <= seq:
-                head = decode_head(record)
-                number, offset = self._files.index(file), at + size
-                position = Position(last_seq, head.epoch, head.ts_ns, self.ends[last_seq])
+                number, offset, position = self._files.index(file), at + size, after
             else:
-                self.archived.append(record)
+                self.archived.append(bytes(file.content[at : at + size]))
         assert position.seq == seq, f"{self.node} cuts at {seq}, the last record before it ends at {position.seq}"
         if self.snapshot is not None and self.snapshot[0].seq > seq:
             self.snapshot = None
@@ -172,15 +173,13 @@ class Disk:
 
     def wipe(self, snapshot: tuple[Position, bytes] | None = None) -> None:
         """Another journal: empty, or one that begins with a snapshot. Promises stay."""
-        self.archived += [bytes(file.content[at : at + size]) for _, at, size, file in self._index]
+        self.archived += [bytes(file.content[at : at + size]) for _, at, size, file, _ in self._index]
         self._files.clear()
         self.generation += 1
         self.snapshot = snapshot
         self.suspect_seq = -1
         self.lossy = False
         self._index.clear()
-        if snapshot is not None:
-            self._epochs[snapshot[0].seq] = snapshot[0].epoch
         self._restate()
         self.durable_seq = self.note_seq = self.written_seq
 
@@ -212,11 +211,15 @@ class Disk:
         file.content[at] ^= 1 << self._dice.randrange(8)
         return True
 
+    @property
+    def _first(self) -> Position:
+        if self._files:
+            return self._files[0].head.base
+        return self.snapshot[0] if self.snapshot is not None else START
+
     def _restate(self) -> None:
         """What is known about the records follows from which of them are there."""
-        first = self._files[0].head.base if self._files else (self.snapshot[0] if self.snapshot is not None else START)
-        ends = self.ends
-        self.ends = {first.seq: first.chain} | {entry[0]: ends[entry[0]] for entry in self._index}
+        self.ends = {position.seq: position.chain for position in self.positions}
         self.written_seq = max(self.ends)
 
 

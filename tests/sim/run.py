@@ -1,5 +1,6 @@
 """One run: a safety phase with faults, then everything is mended and must come to an end; the invariants all along."""
 
+import traceback
 from random import Random
 
 from msgspec import Struct
@@ -114,6 +115,10 @@ def run(seed: int, mutant: Mutant = NOTHING, faults: list[Fault] | None = None) 
         Verdict(oracle).judge(clients, consumers)
     except Violation as found:
         violation = str(found)
+        world.tell(violation)
+    except Exception as defect:
+        place = traceback.extract_tb(defect.__traceback__)[-1]
+        violation = f"defect: {defect!r} in {place.name} of {place.filename.rpartition('/')[2]}:{place.lineno}"
         world.tell(violation)
     return Report(seed, violation, world.events, oracle.commits, oracle.group.epoch, world.story, plan)
 

@@ -165,11 +165,10 @@ class Shell:
         disk = self.disk
         replica = self._replay()
         terms: list[m.Term] = []
-        for last_seq, chain in sorted(disk.ends.items()):
-            epoch = disk.epoch_of(last_seq)
-            if epoch:
-                term = m.Term(epoch, last_seq, chain)
-                terms[-1:] = [term] if terms and terms[-1].epoch == epoch else [*terms[-1:], term]
+        for position in disk.positions:
+            if position.epoch:
+                term = m.Term(position.epoch, position.seq, position.chain)
+                terms[-1:] = [term] if terms and terms[-1].epoch == position.epoch else [*terms[-1:], term]
         node = Node(
             replica,
             shard="s0",
@@ -428,7 +427,10 @@ class Shell:
         for question in ready.control:
             network.datagram(self.name, COORDINATOR, question)
         if ready.fetch is not None:
-            node.on_fetched(*self.disk.records_after(*ready.fetch))
+            records, last_seq = self.disk.records_after(*ready.fetch)
+            if not records:
+                node.on_unreadable(node.replica.position.seq)
+            node.on_fetched(records, last_seq)
             self._wake()
         if ready.cut is not None:
             self._cut(ready.cut)
