@@ -16,6 +16,8 @@ from exchange.sockets import Router, Waiter
 from exchange.wire import decode_commands, decode_shard_inbound, encode
 from tests.daemons import Place
 
+LEADS = {"role": "primary", "epoch": 1}
+"""A node that leads term 1 says this in its heartbeats."""
 FILE_BYTES = 8_192
 """Between the size of the log and that of the store's journal: with this limit the store fails and the log goes on."""
 
@@ -28,33 +30,33 @@ def place() -> Iterator[Place]:
 
 def test_daemons_come_are_told_of_each_other_and_are_seen(place: Place) -> None:
     process = place.start("coordinator", "c0")
-    gateway, shard, cli = place.peer("gateway:g0"), place.peer("shard:s0"), place.peer("cli:1")
+    gateway, shard, cli = place.peer("gateway:g0"), place.peer("shard:s0-a"), place.peer("cli:1")
     assert gateway.register().epoch == 0
     registered = shard.register()
     assert registered.epoch == 1
     gateway.wait(m.ShardMap, lambda map_: map_.shards[0].epoch == 1)
-    shard.beat(seq=12)
+    shard.beat(**LEADS, seq=12)
     gateway.wait(m.ShardMap, lambda map_: map_.shards[0].serving)
     status = cli.ask(m.AskStatus(), m.ClusterStatus)
     rows = {(row.role, row.name): row for row in status.daemons}
     assert status.health == "degraded"
     assert rows["coordinator", "c0"].health == "healthy"
-    assert (rows["shard", "s0"].health, rows["shard", "s0"].stats) == ("healthy", {"seq": 12})
-    assert [rows[key].health for key in (("shard", "s1"), ("marketdata", "m0"), ("riskd", "r0"))] == ["down"] * 3
+    assert (rows["shard", "s0-a"].health, rows["shard", "s0-a"].stats) == ("healthy", {**LEADS, "seq": 12})
+    assert [rows[key].health for key in (("shard", "s1-a"), ("marketdata", "m0"), ("riskd", "r0"))] == ["down"] * 3
     gateway.wait(m.ShardMap, lambda map_: not map_.shards[0].serving)
     assert place.kill(process, signal.SIGTERM) == 0
 
 
 def test_a_killed_coordinator_goes_on_from_its_store(place: Place) -> None:
     process = place.start("coordinator", "c0")
-    shard = place.peer("shard:s0")
+    shard = place.peer("shard:s0-a")
     shard.register()
-    version = shard.beat().map_version
+    version = shard.beat(**LEADS).map_version
     for term in (2, 3, 4):
         place.kill(process)
         process = place.start("coordinator", "c0")
         shard.ask(m.AskStatus(), m.ClusterStatus, lambda s, term=term: s.daemons[0].stats.get("term") == term)
-        assert shard.beat() == m.BeatSeen(version, True)
+        assert shard.beat(**LEADS) == m.BeatSeen(version, True)
 
 
 def test_a_second_coordinator_on_the_same_store_is_refused(place: Place) -> None:
@@ -91,6 +93,7 @@ def test_garbage_is_counted_and_harms_nothing(place: Place) -> None:
     garbage += [good[:length] for length in range(len(good))]
     garbage += [encode([21, "gateway", "g0", 1, "u", 0, 0, {}]), encode([23] * 7), b"\xdd\xff\xff\xff\xff"]
     garbage += [encode(m.Beat("gateway", "g9", 1, 0, True, {"x": "y" * 1_000_000})), b"\x91" * 5_000]
+    garbage += [encode(m.Switch("me", "s0")), encode(m.AskIsr("s0", 1, 1, 1, "s0-a", 1, []))]
     for message in garbage:
         hostile.socket.send(message)
     hostile.socket.send(good, b"a second part that does not belong")
@@ -103,10 +106,10 @@ def test_garbage_is_counted_and_harms_nothing(place: Place) -> None:
 
 def test_an_operator_s_command_reaches_the_shard_and_its_answer_comes_back(place: Place) -> None:
     place.start("coordinator", "c0")
-    shard, cli = place.peer("shard:s0"), place.peer("cli:1")
+    shard, cli = place.peer("shard:s0-a"), place.peer("cli:1")
     orders = Router()
-    endpoint = place.config.endpoint("orders.s0")
-    shard.register(endpoints={"orders": endpoint, "events": place.config.endpoint("events.s0")})
+    endpoint = place.config.endpoint("orders.s0-a")
+    shard.register(endpoints={"orders": endpoint, "events": place.config.endpoint("events.s0-a")})
     orders.bind(endpoint)
     halt = m.SetState(0, State.HALT, "alice")
     cli.send(m.Administer("alice", "", msgspec.Raw(encode([halt]))))

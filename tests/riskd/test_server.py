@@ -23,10 +23,10 @@ class Venue:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.place.start("coordinator", "c0")
-        self.shard = self.place.start("shard", "s0")
-        self.place.start("shard", "s1")
+        self.shard = self.place.start("shard", "s0-a")
+        self.place.start("shard", "s1-a")
         self.riskd = self.place.start("riskd", "r0")
-        self.trader = self.place.peer("gateway:g0", "orders.s0", decode_shard_outbound)
+        self.trader = self.place.peer("gateway:g0", "orders.s0-a", decode_shard_outbound)
         self.asker = self.place.peer("gateway:g0", "risk", decode_risk_outbound)
         self.cli = self.place.peer("cli:1")
         self._batches = 0
@@ -46,8 +46,8 @@ class Venue:
 
         def well(status: m.ClusterStatus) -> bool:
             rows = {row.name: row for row in status.daemons}
-            healthy = all(rows[name].health == "healthy" for name in ("s0", "s1", "r0"))
-            return healthy and rows["s0"].epoch == term and rows["r0"].stats["accounts"] == accounts
+            healthy = all(rows[name].health == "healthy" for name in ("s0-a", "s1-a", "r0"))
+            return healthy and rows["s0-a"].epoch == term and rows["r0"].stats["accounts"] == accounts
 
         status = self.cli.ask(m.AskStatus(), m.ClusterStatus, well)
         return next(row for row in status.daemons if row.role == "riskd")
@@ -157,7 +157,7 @@ def test_a_shard_that_is_killed_is_not_live_until_it_is_back(venue: Venue) -> No
     said = venue.asker.ask(m.AskPositions(7, "ann"), m.Positions, lambda said: not said.as_of["s0"][2])
     assert said.as_of["s1"][2]
     assert said.holdings[0].position == 5
-    venue.shard = venue.place.start("shard", "s0")
+    venue.shard = venue.place.start("shard", "s0-a")
     venue.until_healthy(term=2, accounts=2)
     venue.trade("ann", "bob", 16_000, 5)
     said = venue.positions("ann", quantity=10)
