@@ -28,8 +28,8 @@ from shardex.launcher import Running
 KILLS = 20
 IN_FLIGHT = 64
 ANSWERS_BETWEEN_KILLS = 150
-MARKETS = {"s0": ("AAPL", 150), "s1": ("MSFT", 425)}
-"""One market on each shard, and a price around which both sides meet."""
+MARKETS = {"s0-a": ("AAPL", 150), "s1-a": ("MSFT", 425)}
+"""One market on the node of each shard, and a price around which both sides meet."""
 Answer = dict[str, Any]
 
 
@@ -148,8 +148,8 @@ def test_what_was_acknowledged_survives_and_what_was_repeated_ran_once(
 
     executed: dict[str, m.Executed] = {}
     logged = 0
-    for shard in MARKETS:
-        for command, reply in submits(cluster.config.shard_directory(shard)):
+    for node in MARKETS:
+        for command, reply in submits(cluster.config.node_directory(node)):
             logged += 1
             if isinstance(reply, m.Executed) and not reply.duplicate:
                 assert command.client_order_id not in executed, f"{command.client_order_id} ran twice"
@@ -166,8 +166,8 @@ def test_what_was_acknowledged_survives_and_what_was_repeated_ran_once(
     assert executed.keys() == acknowledged.keys()
     assert logged >= len(executed)
 
-    for shard in MARKETS:
-        directory = cluster.config.shard_directory(shard)
+    for node in MARKETS:
+        directory = cluster.config.node_directory(node)
         assert journal.verify(directory, lambda done, total: None).state is journal.State.OK
         replayed = journal.replay(directory, reference=False, progress=lambda done, total: None)
         assert replayed.comparisons, "the clean end left a snapshot of the live state"
