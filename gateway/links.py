@@ -40,6 +40,7 @@ class ShardLink:
         self._socket: Dealer | None = None
         self._detach: Callable[[], None] = lambda: None
         self._departing = False
+        self._held = False
         self._images: list[asyncio.Future[m.EventFrame]] = []
 
     def on_map(self, entry: m.ShardEntry, incarnation: int) -> None:
@@ -118,6 +119,7 @@ class ShardLink:
     def _send(self, flights: list[Flight]) -> None:
         for flight in flights:
             if self._socket is None or not self._socket.send(self.lane.header(flight), flight.payload):
+                self._held = True
                 return
             self.lane.sent(flight, monotonic_ns())
 
@@ -127,7 +129,8 @@ class ShardLink:
             received = socket.receive() if socket is not None else None
             if received is None:
                 # A connection that came up wakes this too: what could not leave before leaves now.
-                self._send(self.lane.depart())
+                held, self._held = self._held, False
+                self._send(self.lane.due(monotonic_ns()) if held else self.lane.depart())
                 return False
             try:
                 self._on_message(*received)

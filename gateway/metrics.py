@@ -47,6 +47,7 @@ class _Scrape(Collector):
                 gauge.add_metric([shard], read(link))
             yield gauge
         yield from _latency(self._links)
+        yield from _groups(self._cluster)
         yield from _beats(self._cluster)
 
 
@@ -71,6 +72,17 @@ def _latency(links: Mapping[str, ShardLink]) -> Iterator[Metric]:
         for name, value in summarize([link.stats], now_ns, now_ns - WINDOW_S * NS_PER_S).latency.items():
             gauge.add_metric([shard, name.removesuffix("_us")], value)
     yield gauge
+
+
+def _groups(cluster: m.ClusterStatus | None) -> Iterator[Metric]:
+    in_sync = GaugeMetricFamily("shardex_shard_in_sync", "Nodes of the shard's in-sync set", labels=["shard"])
+    flags = GaugeMetricFamily("shardex_shard_flag", "1 while the coordinator shows the flag", labels=["shard", "flag"])
+    for status in cluster.shards if cluster is not None else []:
+        in_sync.add_metric([status.shard], len(status.isr))
+        for flag in status.flags:
+            flags.add_metric([status.shard, flag], 1)
+    yield in_sync
+    yield flags
 
 
 def _beats(cluster: m.ClusterStatus | None) -> Iterator[Metric]:

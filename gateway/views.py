@@ -195,7 +195,11 @@ class Views:
                 "usage_percent": memory,
             },
             "shards": {
-                "status": "healthy" if serving == total > 0 else "degraded" if serving else "unhealthy",
+                "status": "unhealthy"
+                if not serving
+                else "healthy"
+                if serving == total and _paired(cluster)
+                else "degraded",
                 "serving": serving,
                 "total": total,
             },
@@ -222,29 +226,10 @@ class Views:
     async def status(self) -> Answer:
         """Everything that is known, always 200."""
         cluster = await self._cluster.get()
-        daemons = {(daemon.role, daemon.name): daemon for daemon in cluster.daemons} if cluster is not None else {}
-        shards = {}
-        for shard, link in self._shards.links.items():
-            entry = link.lane.entry
-            daemon = daemons.get(("shard", shard))
-            stats = daemon.stats if daemon is not None else {}
-            shards[shard] = {
-                "role": "primary",
-                "node": entry.node if entry is not None else "",
-                "epoch": entry.epoch if entry is not None else 0,
-                "serving": link.lane.serving,
-                "health": daemon.health if daemon is not None else "unknown",
-                "pending": link.lane.pending,
-                "resends": link.lane.resends,
-                "unknown": link.stats.unknown,
-                "not_executed": link.stats.not_executed,
-                "flags": ["SOLO", "NO_FAILOVER"] if stats.get("mode") == "solo" else [],
-                **stats,
-            }
         body = {
             "health": cluster.health if cluster is not None else "unknown",
             "map_version": self._shards.admission.routing.version,
-            "shards": shards,
+            "shards": {shard: _shard(link, cluster) for shard, link in self._shards.links.items()},
             "daemons": [
                 {
                     "role": daemon.role,
@@ -254,7 +239,7 @@ class Views:
                     "age_ms": daemon.age_ms,
                     "stats": daemon.stats,
                 }
-                for daemon in daemons.values()
+                for daemon in (cluster.daemons if cluster is not None else [])
             ],
         }
         return Answer(body)
@@ -301,7 +286,7 @@ class Views:
             "active_connections": len(self._connections),
         }
         cluster = await self._cluster.get()
-        beats = {d.name: d.stats for d in cluster.daemons if d.role == "shard"} if cluster is not None else {}
+        beats = _primaries(cluster)
         stats = {shard: link.stats for shard, link in self._shards.links.items()}
         shards = {
             shard: {
@@ -312,6 +297,49 @@ class Views:
         }
         figures = _figures(list(stats.values()), list(beats.values()), now_ns, self._started_ns)
         return {**figures, "system": system, "window_s": WINDOW_S, "shards": shards}
+
+
+def _shard(link: ShardLink, cluster: m.ClusterStatus | None) -> dict[str, Any]:
+    """One shard: what its primary says of itself, its nodes, and what this gateway knows of it."""
+    entry = link.lane.entry
+    name = entry.node if entry is not None else ""
+    shard = link.lane.shard
+    daemons = [daemon for daemon in cluster.daemons if daemon.shard == shard] if cluster is not None else []
+    seen = next((status for status in cluster.shards if status.shard == shard), None) if cluster is not None else None
+    primary = next((daemon for daemon in daemons if daemon.name == name), None)
+    return {
+        **(primary.stats if primary is not None else {}),
+        "role": "primary",
+        "node": name,
+        "epoch": entry.epoch if entry is not None else 0,
+        "serving": link.lane.serving,
+        "health": primary.health if primary is not None else "unknown",
+        "pending": link.lane.pending,
+        "resends": link.lane.resends,
+        "unknown": link.stats.unknown,
+        "not_executed": link.stats.not_executed,
+        "flags": seen.flags if seen is not None else ["NO_FAILOVER"],
+        "in_sync": seen.isr if seen is not None else [],
+        "nodes": {daemon.name: _node(daemon) for daemon in daemons},
+    }
+
+
+def _node(daemon: m.DaemonStatus) -> dict[str, Any]:
+    said = {key: daemon.stats.get(key) for key in ("role", "mode", "epoch", "seq", "lag")}
+    return {**said, "health": daemon.health, "age_ms": daemon.age_ms}
+
+
+def _primaries(cluster: m.ClusterStatus | None) -> dict[str, dict[str, Any]]:
+    """What the primary of each shard said in its last heartbeat."""
+    if cluster is None:
+        return {}
+    leaders = {status.primary: status.shard for status in cluster.shards}
+    return {leaders[daemon.name]: daemon.stats for daemon in cluster.daemons if daemon.name in leaders}
+
+
+def _paired(cluster: m.ClusterStatus | None) -> bool:
+    """No shard lacks a copy that it should have, as far as is known."""
+    return cluster is None or all(len(status.isr) >= len(status.nodes) for status in cluster.shards)
 
 
 _NO_SYSTEM = {"memory_mb": 0, "cpu_percent": 0.0, "active_connections": 0}

@@ -176,13 +176,12 @@ class Lane:
         flight.due_ns = NEVER
 
     def on_map(self, entry: m.ShardEntry, now_ns: int) -> list[Flight]:
-        """A newer map: in a new term every unanswered flight is offered to it at once."""
+        """A newer map: in a new term every unanswered flight is offered to it, as soon as it serves."""
         before, self.entry = self.entry, entry
-        if before is None or (before.epoch, before.incarnation) == (entry.epoch, entry.incarnation):
-            return self.depart()
-        for flight in self._flights.values():
-            flight.due_ns = now_ns
-        return [*self.depart(), *self._overdue(now_ns)]
+        if before is not None and (before.epoch, before.incarnation) != (entry.epoch, entry.incarnation):
+            for flight in self._flights.values():
+                flight.due_ns = now_ns
+        return self.due(now_ns)
 
     def on_message(self, message: m.Answers | m.Refused, payload: bytes, now_ns: int) -> list[Settled]:
         """An answer of the shard. WireError, changing nothing, when it does not fit what was asked."""
@@ -213,7 +212,11 @@ class Lane:
         settled: list[Settled] = []
         for flight in [flight for flight in self._flights.values() if flight.deadline_ns <= now_ns]:
             settled += self._end(flight, now_ns)
-        return settled, [*self.depart(), *self._overdue(now_ns)]
+        return settled, self.due(now_ns)
+
+    def due(self, now_ns: int) -> list[Flight]:
+        """What to send now: what never left, oldest first, then what is to be sent again."""
+        return [*self.depart(), *self._overdue(now_ns)]
 
     def abandon(self) -> list[Settled]:
         """The gateway ends: settle everything as it stands."""

@@ -192,7 +192,7 @@ def _definition(i: m.Instrument) -> m.DefineInstrument:
 
 
 class ControlPeer:
-    """The coordinator: hands out incarnations, the shard map and a status."""
+    """The coordinator: hands out incarnations, the shard map and, unless it is `away`, a status."""
 
     def __init__(self, config: Config, shards: list[ShardPeer], *, mapless: bool = False) -> None:
         self._config = config
@@ -201,6 +201,7 @@ class ControlPeer:
         self._version = 0
         self._incarnation = 0
         self._peers: dict[bytes, None] = {}
+        self.away = False
         self.beats: list[m.Beat] = []
         self._served = Served(config.endpoint("control"), self._take)
 
@@ -233,11 +234,18 @@ class ControlPeer:
             case m.AskMap():
                 self._tell(peer)
             case m.AskStatus():
+                if self.away:
+                    return
+                stats = {"memory_mb": 20, "trades": 7, "role": "primary", "mode": "paired", "seq": 5, "lag": 0}
                 daemons = [
-                    m.DaemonStatus(role, name, 1, 1, 0, "healthy", 5, {"memory_mb": 20, "trades": 7})
+                    m.DaemonStatus(role, name, 1, 1, 0, "healthy", 5, stats, name if role == "shard" else "")
                     for role, name in (("shard", "s0"), ("shard", "s1"), ("riskd", "r0"), ("marketdata", "m0"))
                 ]
-                send(peer, encode(m.ClusterStatus(self._version, "healthy", daemons)))
+                shards = [
+                    m.ShardStatus(name, 1, 1, name, [name], [name], True, ["SOLO", "NO_FAILOVER"])
+                    for name in ("s0", "s1")
+                ]
+                send(peer, encode(m.ClusterStatus(self._version, "healthy", daemons, shards)))
             case other:
                 raise WireError(f"a gateway does not say {type(other).__name__}")
 

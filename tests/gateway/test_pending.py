@@ -201,6 +201,18 @@ def test_a_new_term_gets_everything_unanswered_at_once() -> None:
     assert header.epoch == 2
 
 
+def test_a_new_term_gets_it_when_it_serves_and_not_before() -> None:
+    story = Story()
+    story.enter()
+    (flight,) = story.send()
+    story.enter()
+    assert story.lane.on_map(entry(2, serving=False), 2) == []
+    offered = story.lane.on_map(entry(2), 3)
+    assert offered[1:] == [flight]
+    assert [flight.sends for flight in offered] == [0, 1]
+    assert story.lane.due(3) == offered, "until they are sent"
+
+
 @pytest.mark.parametrize("reason", ["NOT_PRIMARY", "SHARD_DOWN", "FAILING_OVER", "STALE_EPOCH"])
 def test_no_primary_is_asked_again_soon(reason: str) -> None:
     story = Story()

@@ -164,14 +164,28 @@ async def test_metrics_for_prometheus(world: World) -> None:
     assert 'shardex_gateway_shard_serving{shard="s1"} 1.0' in lines
     assert 'shardex_up{name="r0",role="riskd"} 1.0' in lines
     assert 'shardex_shard_memory_mb{name="s1"} 20.0' in lines
+    assert 'shardex_shard_in_sync{shard="s1"} 1.0' in lines
+    assert 'shardex_shard_flag{flag="SOLO",shard="s0"} 1.0' in lines
 
 
 async def test_status_names_terms_and_flags(world: World) -> None:
     said = (await world.call("GET", "/api/status")).json
     assert said["health"] == "healthy"
     assert said["shards"]["s0"]["epoch"] == 1
-    assert said["shards"]["s0"]["serving"] is True
+    shard = said["shards"]["s0"]
+    assert (shard["serving"], shard["node"], shard["mode"], shard["lag"]) == (True, "s0", "paired", 0)
+    assert (shard["flags"], shard["in_sync"]) == (["SOLO", "NO_FAILOVER"], ["s0"])
+    said_of_itself = {"role": "primary", "mode": "paired", "epoch": None, "seq": 5, "lag": 0}
+    assert shard["nodes"] == {"s0": {**said_of_itself, "health": "healthy", "age_ms": 5}}
     assert {daemon["role"] for daemon in said["daemons"]} == {"shard", "riskd", "marketdata"}
+
+
+async def test_status_without_a_coordinator_says_that_nobody_would_fail_over(world: World) -> None:
+    world.control.away = True
+    said = (await world.call("GET", "/api/status")).json
+    assert said["health"] == "unknown"
+    assert said["shards"]["s0"]["flags"] == ["NO_FAILOVER"]
+    assert said["shards"]["s0"]["serving"] is True
 
 
 @pytest.mark.parametrize(
