@@ -59,6 +59,8 @@ class Membership:
         """Take one message of the coordinator; returns what to send in answer."""
         match message:
             case m.Registered():
+                if message.session not in ("", self._register.session or self._register.uuid):
+                    return []  # meant for the process before this one
                 self.refused = message.refused
                 if not message.refused:
                     self.incarnation, self.epoch = message.incarnation, message.epoch

@@ -532,11 +532,16 @@ class Register(Wire, frozen=True, tag=21):
 
 
 class Registered(Wire, frozen=True, tag=22):
-    """Answer to Register, followed by the current ShardMap."""
+    """Answer to Register, followed by the current ShardMap.
+
+    `session` = that of the Register, or its `uuid` where it names none: who was started again under the same name must
+    not take the incarnation of the process before.
+    """
 
     incarnation: int
     epoch: int
     refused: str = ""
+    session: str = ""
 
 
 class Beat(Wire, frozen=True, tag=23):

@@ -151,7 +151,7 @@ class Cluster:
         return m.ClusterStatus(self.map.version, verdict, daemons, [one.status(now_ns) for one in leaderships])
 
     def _on_register(self, peer: bytes, message: m.Register, now_ns: int) -> None:
-        place = message.role, message.name
+        place, session = (message.role, message.name), message.session or message.uuid
         why = refusal(message, self._nodes)
         if not why and message.role == NODE:
             why = self._leaderships[message.shard].refusal(message, now_ns)
@@ -159,7 +159,7 @@ class Cluster:
             why = f"{message.role} {message.name!r}: {DAEMONS_MAX} daemons are registered, there is no room for more"
         if why:
             self._health.refused(place, why, now_ns)
-            self._outbox.send(peer, m.Registered(0, 0, why))
+            self._outbox.send(peer, m.Registered(0, 0, why, session))
             return
         registered = self._register_node(message, now_ns) if message.role == NODE else self._register_daemon(message)
         if registered is None:
@@ -181,17 +181,17 @@ class Cluster:
                 return None
             leadership.register(message, self._next_incarnation(), now_ns)
         incarnation = leadership.group.nodes[message.name].incarnation
-        return m.Registered(incarnation, leadership.group.epoch)
+        return m.Registered(incarnation, leadership.group.epoch, session=message.session)
 
     def _register_daemon(self, message: m.Register) -> m.Registered:
         place = message.role, message.name
         known = self._daemons.get(place)
         if known is not None and known.uuid == message.uuid:
-            return m.Registered(known.incarnation, 0)
+            return m.Registered(known.incarnation, 0, session=message.uuid)
         daemon = DaemonRecord(self._next_incarnation(), message.uuid, message.pid)
         self._daemons[place] = daemon
         self._outbox.write(f"{records.DAEMON_PREFIX}{place[0]}/{place[1]}", daemon)
-        return m.Registered(daemon.incarnation, 0)
+        return m.Registered(daemon.incarnation, 0, session=message.uuid)
 
     def _on_beat(self, peer: bytes, message: m.Beat, now_ns: int) -> None:
         place = message.role, message.name

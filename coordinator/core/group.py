@@ -97,7 +97,7 @@ def register(
     session = (name, node.incarnation)
     others = tuple(member for member in group.isr if member != old)
     group = replace(group, nodes={**group.nodes, name: node})
-    if was_primary and not rules.session_starts_term:
+    if was_primary and was_member and not rules.session_starts_term:
         return replace(group, primary=session, isr=frozen((session, *others)))
     if was_member and not was_primary and not rules.session_ends_membership:
         return replace(group, isr=frozen((session, *others)))

@@ -272,7 +272,8 @@ def test_nothing_is_told_before_it_is_written(world: World) -> None:
     assert written == ["incarnation", "shard/s0", "map"]
     told = [decode_coordinator_outbound(send.payload) for send in ready.sends]
     member = m.Member("s0-a", 1, "ipc:///run/replica.s0-a")
-    assert told == [m.Registered(1, 1), world.cluster.map, m.ShardView("s0", 1, 1, member, [member], [member])]
+    registered = m.Registered(1, 1, session="session-s0-a")
+    assert told == [registered, world.cluster.map, m.ShardView("s0", 1, 1, member, [member], [member])]
     assert ready.writes[-1].value == ready.sends[1].payload
 
 

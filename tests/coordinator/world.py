@@ -77,11 +77,13 @@ class World:
         return self.perform()
 
     def register(self, peer: bytes, **changes: Any) -> m.Registered:
-        answers = [answer for to, answer in self.say(peer, registration(peer, **changes)) if to == peer]
+        asked = registration(peer, **changes)
+        answers = [answer for to, answer in self.say(peer, asked) if to == peer]
         [registered] = [answer for answer in answers if isinstance(answer, m.Registered)]
         if not registered.refused:
             assert self.cluster.map in answers
-        return registered
+        assert registered.session == (asked.session or asked.uuid)
+        return msgspec.structs.replace(registered, session="")
 
     def beat(self, peer: bytes, *, ready: bool = True, incarnation: int | None = None, **stats: Any) -> Told:
         """A heartbeat of the peer's present session; a node knows its shard's newest view unless told otherwise."""

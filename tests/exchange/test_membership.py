@@ -98,3 +98,11 @@ def test_other_answers_are_not_its_business(membership: Membership) -> None:
     membership.on_message(m.Registered(4, 3), 0)
     assert membership.on_message(m.ClusterStatus(1, "healthy", []), 0) == []
     assert membership.on_message(m.Administered({}), 0) == []
+
+
+def test_an_answer_to_the_process_before_is_not_taken() -> None:
+    membership = Membership(REGISTER, lambda: (False, {}))
+    assert membership.on_message(m.Registered(3, 3, session="another"), 0) == []
+    assert not membership.registered
+    membership.on_message(m.Registered(4, 3, session=REGISTER.session or REGISTER.uuid), 0)
+    assert membership.incarnation == 4

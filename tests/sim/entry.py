@@ -17,7 +17,8 @@ from gateway.core.problems import Problem
 from tests.sim.shell import COORDINATOR, Shell
 from tests.sim.world import MS, US, WALL_NS, Network, World
 
-DEADLINE_NS = 2 * NS_PER_S
+DEADLINES_NS = (150 * MS, 500 * MS, 2_000 * MS)
+"""How long a gateway tries for its clients; each gateway has one of these."""
 Told = Callable[["Answer"], None]
 
 
@@ -55,6 +56,7 @@ class Gateway:
         self._departing = False
         self._waiting: dict[int, Told] = {}
         self._number = 0
+        self._deadline_ns = dice.choice(DEADLINES_NS)
         network.join(name, self)
         self.start()
 
@@ -110,7 +112,7 @@ class Gateway:
 
     def _enter(self, commands: list[m.Command], number: int) -> None:
         sweep = isinstance(commands[0], m.MassCancel)
-        run = Run(commands, self._world.now_ns + DEADLINE_NS, lambda settled: self._tell(number, settled), sweep=sweep)
+        run = Run(commands, self._world.now_ns + self._deadline_ns, lambda settled: self._tell(number, settled), sweep=sweep)
         problem = self.lane.enter(run)
         if problem is not None:
             self._tell(number, Settled(run, [], problem, False))

@@ -33,6 +33,7 @@ KINDS = {
     "kill": 6,
     "kill at step": 6,
     "stop machine": 5,
+    "stop machine at step": 5,
     "pause": 4,
     "cut": 6,
     "cut one way": 6,
@@ -123,13 +124,18 @@ class Fate:
             case "kill both":
                 self._kill(shell, fault, "kill -9")
                 self._kill(other, fault, "kill -9")
-            case "kill at step":
+            case "kill at step" if shell.doom is None:
                 shell.doom = list(Step)[fault.number % len(Step)]
                 shell.down_ns = fault.for_ns
             case "stop machine":
                 if self._may_lose_tail(other):
                     self._kill(shell, fault, "its machine stops")
                     shell.disk.stop_machine()
+                    self._lose_tail(shell)
+            case "stop machine at step":
+                if shell.doom is None and self._may_lose_tail(other):
+                    shell.doom, shell.doom_stops_machine = list(Step)[fault.number % len(Step)], True
+                    shell.down_ns = fault.for_ns
                     self._lose_tail(shell)
             case "pause":
                 if shell.up and not shell.paused:

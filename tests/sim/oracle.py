@@ -71,7 +71,7 @@ class Oracle:
         """An event frame leaves a node: it must be committed, and is for ever."""
         published = decode_published(header)
         self.released(shell, published.last_seq)
-        if self.committed[published.last_seq] != shell.disk.ends[published.last_seq]:
+        if self.committed.get(published.last_seq) != shell.disk.ends[published.last_seq]:
             raise Violation("I1", f"{shell.name} lets go another seq {published.last_seq} than was committed")
         self._keep_frame(published.last_seq, frame)
 

@@ -33,7 +33,8 @@ COORDINATOR = "coordinator"
 TICK_NS = NODE_BEAT_INTERVAL_NS
 RESTART_NS = 20 * NS_PER_MS
 """A process that ended by itself is started again after this time."""
-BACKGROUND_SYNC_NS = 5 * NS_PER_MS
+BACKGROUND_SYNCS_NS = (5 * NS_PER_MS, 50 * NS_PER_MS, 300 * NS_PER_MS)
+"""How long the mode `replicated` may leave a record unsynced; a slow disk needs longer than it should."""
 CEILINGS = m.EngineConfig(
     orders_max=2_000,
     accounts_max=50,
@@ -84,6 +85,7 @@ class Shell:
         self.paused = False
         self.life = 0
         self.doom: Step | None = None
+        self.doom_stops_machine = False
         self.down_ns = RESTART_NS
         self.wall_offset_ns = 0
         self.on_end: Callable[[str, int], None] = lambda name, incarnation: None
@@ -102,6 +104,7 @@ class Shell:
         self._turning = False
         self._syncing = False
         self._background = False
+        self._background_ns = dice.choice(BACKGROUND_SYNCS_NS)
         self._ticks = 0
         self._membership = Membership(self._register(), self._stats, beat_interval_ns=NODE_BEAT_INTERVAL_NS)
         self._subscribers: dict[str, None] = {}
@@ -121,6 +124,7 @@ class Shell:
         self.up = True
         self.paused = self._turning = self._syncing = self._background = False
         self.doom = None
+        self.doom_stops_machine = False
         self._inbox.clear()
         self._subscribers.clear()
         self._ticks = 0
@@ -302,7 +306,7 @@ class Shell:
         self._step(Step.SAID)
         if self._relaxed and not self._background and node.synced_seq < node.replica.position.seq:
             self._background = True
-            self._world.after(BACKGROUND_SYNC_NS, self._sync_behind, self.life, node.replica.position.seq)
+            self._world.after(self._background_ns, self._sync_behind, self.life, node.replica.position.seq)
         if self._inbox or node.busy:
             self._wake()
 
@@ -315,7 +319,9 @@ class Shell:
 
     def _step(self, step: Step) -> None:
         if self.doom is step:
-            raise Died(f"at step {step.name.lower()}")
+            if self.doom_stops_machine:
+                self.disk.stop_machine()
+            raise Died(f"at step {step.name.lower()}{', with its machine' if self.doom_stops_machine else ''}")
 
     # --- what comes ---------------------------------------------------------------------------------------------------
 
