@@ -1,6 +1,8 @@
-"""Operator commands through the coordinator: the shards log them, so they survive restarts."""
+"""Operators' commands through the coordinator: logged by the shards or kept in its store, so they survive restarts."""
 
 from pathlib import Path
+
+import msgspec
 
 from exchange import messages as m
 from exchange.domain import ALL_INSTRUMENTS, State
@@ -44,6 +46,33 @@ def set_limit(data: Path, account: str, symbol: str, quantity: str) -> dict[str,
             raise AdministerError(f'limit must be 0 or more, or "none", not {quantity}')
         command = m.SetPositionLimit(account, instrument.index, limit, control.identity)
         return control.administer(instrument.shard, [command]).results
+
+
+def switch(data: Path, shard: str) -> m.ShardStatus:
+    """Hand a shard over to its standby; returns how it stands then. AdministerError says why not."""
+    with Control(attach(data).config) as control:
+        return _finish(control, shard, control.switch(shard))
+
+
+def elect(data: Path, shard: str, node: str, *, accept_loss: bool) -> m.ShardStatus:
+    """Make a node the primary of its shard; returns how it stands then. AdministerError says why not."""
+    with Control(attach(data).config) as control:
+        return _finish(control, shard, control.elect(shard, node, accept_loss=accept_loss))
+
+
+def show_shard(shard: m.ShardStatus, *, json: bool) -> None:
+    """Print who leads a shard now."""
+    if json:
+        print(msgspec.json.encode(msgspec.structs.asdict(shard)).decode())
+    else:
+        flags = f" ({', '.join(shard.flags)})" if shard.flags else ""
+        print(f"{shard.shard}: {shard.primary} leads term {shard.epoch}{flags}")
+
+
+def _finish(control: Control, shard: str, refused: str) -> m.ShardStatus:
+    if refused:
+        raise AdministerError(refused)
+    return next(status for status in control.status().shards if status.shard == shard)
 
 
 def _instrument(control: Control, symbol: str) -> m.Instrument:

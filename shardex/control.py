@@ -15,7 +15,7 @@ from exchange.keyfile import open_transport
 from exchange.sockets import Dealer, Waiter
 from exchange.wire import decode_coordinator_outbound, encode
 
-A = TypeVar("A", m.ClusterStatus, m.ShardMap, m.Administered)
+A = TypeVar("A", m.ClusterStatus, m.ShardMap, m.Administered, m.Operated)
 
 
 class Control:
@@ -47,6 +47,14 @@ class Control:
         """Have operator commands logged by one shard, or by all with ""."""
         question = m.Administer(self.identity, shard, msgspec.Raw(encode(commands)))
         return self._ask(question, m.Administered, timeout_s)
+
+    def switch(self, shard: str, timeout_s: float = 5.0) -> str:
+        """Have a primary hand over; returns why not, "" = it is done."""
+        return self._ask(m.Switch(self.identity, shard), m.Operated, timeout_s).refused
+
+    def elect(self, shard: str, node: str, *, accept_loss: bool, timeout_s: float = 5.0) -> str:
+        """Make a node the primary; returns why not, "" = it is done."""
+        return self._ask(m.Elect(self.identity, shard, node, accept_loss), m.Operated, timeout_s).refused
 
     def _ask(self, question: msgspec.Struct, answer: type[A], timeout_s: float) -> A:
         self._socket.send(encode(question))

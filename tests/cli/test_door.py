@@ -6,7 +6,21 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("demo", "up", "down", "status", "logs", "engine", "replay", "load", "journal", "keys", "admin")
+COMMANDS = (
+    "demo",
+    "up",
+    "down",
+    "status",
+    "logs",
+    "switch",
+    "elect",
+    "engine",
+    "replay",
+    "load",
+    "journal",
+    "keys",
+    "admin",
+)
 
 
 def shardex(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -47,7 +61,18 @@ def test_wrong_usage_is_2() -> None:
     assert "Invalid value for '--shards'" in told.stderr
 
 
-@pytest.mark.parametrize("words", [("status",), ("down",), ("logs",), ("keys", "list"), ("keys", "add", "alice")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("down",),
+        ("logs",),
+        ("keys", "list"),
+        ("keys", "add", "a"),
+        ("switch", "s0"),
+        ("elect", "s0", "s0-b"),
+    ],
+)
 def test_a_directory_without_a_cluster_is_3_and_one_sentence(words: tuple[str, ...], tmp_path: Path) -> None:
     told = shardex(*words, "--data", str(tmp_path))
     assert told.returncode == 3
