@@ -15,7 +15,7 @@ import msgspec
 import uvloop
 from rich.console import Console
 
-from bench import engine, fanout, memory, path, rest
+from bench import engine, fanout, memory, path, replication, rest
 from bench.cluster import BUILD, cluster
 from bench.machine import Machine, describe
 from bench.results import Row, from_dict, table
@@ -57,6 +57,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "engine": of(engine.run),
     "fanout": of(fanout.run),
     "cluster": of_cluster,
+    "replication": replication.run,
 }
 
 

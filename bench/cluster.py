@@ -17,8 +17,8 @@ HOST = "127.0.0.1"
 
 
 @contextmanager
-def cluster(shards: int = 2, replicas: int = 1) -> Iterator[launcher.Running]:
-    """A running cluster in a directory of its own; stopped and removed at the end."""
+def cluster(shards: int = 2, replicas: int = 1, durability: str = "both") -> Iterator[launcher.Running]:
+    """A running cluster in a directory of its own, all nodes in sync; stopped and removed at the end."""
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=BUILD) as directory:
         gateway_port = ports.choose(HOST)
@@ -31,6 +31,7 @@ def cluster(shards: int = 2, replicas: int = 1) -> Iterator[launcher.Running]:
                 "gateway": {"port": gateway_port, "profile": "load", "open_demo": True},
                 "marketdata": {"port": feed_port},
                 "marketmaker": {"enabled": False},
+                "replication": {"durability": durability},
             },
         )
         running = launcher.start(config)
