@@ -8,7 +8,22 @@ import sys
 import typer
 
 from exchange.errors import ShardexError
-from shardex.commands import admin, demo, down, elect, engine, journal, keys, load, logs, replay, status, switch, up
+from shardex.commands import (
+    admin,
+    check,
+    demo,
+    down,
+    elect,
+    engine,
+    journal,
+    keys,
+    load,
+    logs,
+    replay,
+    status,
+    switch,
+    up,
+)
 
 EXIT_FAILED = 1
 EXIT_NOT_RUNNING = 3
@@ -20,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (demo, up, down, status, logs, switch, elect, engine, replay, load):
+for module in (demo, up, down, status, logs, switch, elect, engine, replay, load, check):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 for group in (journal, keys, admin):
     app.add_typer(group.app)

@@ -27,6 +27,13 @@ def bytes_bar(text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def stages_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields what is to be called with (what is being done, bytes done, bytes in all); stages follow each other."""
+    with _bar(_TEXT, BarColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as show:
+        yield lambda what, done, total: show(what, done, total, "")
+
+
+@contextmanager
 def orders_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """Yields what is to be called with (orders done, orders in all)."""
     columns = _TEXT, BarColumn(), TextColumn("{task.completed:,.0f} orders, {task.fields[note]}"), TimeRemainingColumn()
