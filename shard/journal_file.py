@@ -113,12 +113,18 @@ def segment_paths(directory: Path) -> list[Path]:
     return sorted(directory.glob("[0-9]" * 20 + SEGMENT_SUFFIX))
 
 
+def open_segment(path: Path) -> Segment:
+    """One segment, wherever it lies and whatever it is called. JournalError when its head is damaged."""
+    read_at = partial(_read_at, path)
+    return Segment(path.name, decode_segment_head(read_at(0, SEGMENT_HEAD_BYTES), path.name), read_at)
+
+
 def open_segments(directory: Path) -> list[Segment]:
     """All segments, oldest first. JournalError when a head is damaged, belies its name, or is of another journal."""
     segments: list[Segment] = []
     for path in segment_paths(directory):
-        read_at = partial(_read_at, path)
-        head = decode_segment_head(read_at(0, SEGMENT_HEAD_BYTES), path.name)
+        segment = open_segment(path)
+        head = segment.head
         if path.name != segment_name(head.base_seq):
             raise JournalError(f"segment {path.name}: its head says that it starts behind seq {head.base_seq}")
         first = segments[0].head if segments else head
@@ -127,7 +133,7 @@ def open_segments(directory: Path) -> list[Segment]:
                 f"segment {path.name}: belongs to journal {head.journal_uuid} of shard {head.shard}, "
                 f"not to {first.journal_uuid} of {first.shard}"
             )
-        segments.append(Segment(path.name, head, read_at))
+        segments.append(segment)
     return segments
 
 

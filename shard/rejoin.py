@@ -22,6 +22,11 @@ DIVERGENT_BYTES_MAX = 1024 * 1024 * 1024
 """Beyond that the oldest evidence goes."""
 
 
+def divergent_paths(directory: Path) -> list[Path]:
+    """What was archived, oldest first; `journal_file.open_segment` reads each."""
+    return sorted((directory / DIVERGENT).glob("*.records"), key=lambda path: int(path.stem.partition("-")[2]))
+
+
 def can_cut(directory: Path, seq: int) -> bool:
     """State at `seq` can be rebuilt: the journal reaches back to its beginning or to a snapshot that is not newer."""
     paths = segment_paths(directory)
@@ -117,7 +122,7 @@ def _archived(directory: Path, after_seq: int, now_ns: int) -> Path:
 def _bound(directory: Path) -> None:
     """Oldest evidence goes first."""
     kept = 0
-    for path in sorted((directory / DIVERGENT).glob("*.records"), key=lambda path: path.stem.partition("-")[2])[::-1]:
+    for path in reversed(divergent_paths(directory)):
         kept += path.stat().st_size
         if kept > DIVERGENT_BYTES_MAX:
             path.unlink()

@@ -178,7 +178,12 @@ class Node:
             return self.role.value
         if self._insync.standby is not None:
             return "paired"
-        return "joining" if self._standing is not None else "solo"
+        return "joining" if self._standing is not None and not self._silent else "solo"
+
+    @property
+    def _silent(self) -> bool:
+        """The node that is required, or the one that may be, was not heard for too long."""
+        return self._now_ns - self.heard_ns > self._shrink_ns
 
     @property
     def following(self) -> bool:
@@ -559,7 +564,7 @@ class Node:
     def _review(self, insync: InSync) -> None:
         """Who should be in the in-sync set, and is the store asked for it?"""
         standing, now_ns = self._standing, self._now_ns
-        silent = now_ns - self.heard_ns > self._shrink_ns
+        silent = self._silent
         me = insync.view.primary
         question = insync.repeat(now_ns)
         if insync.asked is not None or self._stepping is not None:

@@ -9,8 +9,8 @@ import struct
 from exchange.process import main
 from shard.server import serve
 
-_FDATASYNC = {"x86_64": 75, "aarch64": 83}[platform.machine()]
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
+_FDATASYNC, _SECCOMP = {"x86_64": (75, 317), "aarch64": (83, 277)}[platform.machine()]
+_PR_SET_NO_NEW_PRIVS, _SET_MODE_FILTER, _ALL_THREADS = 38, 1, 1
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
 
@@ -30,9 +30,10 @@ def fail_syncs(*_: object) -> None:
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(instructions), ctypes.cast(buffer, ctypes.c_void_p))
     libc = ctypes.CDLL(None, use_errno=True)
-    for arguments in ((_PR_SET_NO_NEW_PRIVS, 1, 0), (_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program))):
-        if libc.prctl(*arguments, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl")
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+    if libc.syscall(_SECCOMP, _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(program)) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
 
 
 if __name__ == "__main__":

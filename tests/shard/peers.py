@@ -93,6 +93,10 @@ class Coordinator:
         """Its present session is dead from now on, whatever it still does."""
         self._dead.append(self.group.current(node))
 
+    def unbury(self) -> None:
+        """Who was thought dead was not."""
+        self._dead.clear()
+
     def fail_over(self) -> None:
         """The primary is gone: somebody else of the in-sync set leads."""
         self.bury(self.group.primary[0])
@@ -105,8 +109,10 @@ class Coordinator:
         self.socket.send(f"shard:{node}".encode(), encode(m.StepDown("s0", self.group.epoch, to)))
 
     def said(self, node: str) -> m.Beat | None:
-        """The last heartbeat of a node's present session."""
+        """The last heartbeat of a node's present session; None when there is none or it is dead."""
         session = self.group.current(node)
+        if not self._alive(session):
+            return None
         return next((beat for beat in reversed(self.beats) if (beat.name, beat.incarnation) == session), None)
 
     def _on_register(self, peer: bytes, message: m.Register) -> None:

@@ -32,7 +32,6 @@ LOG = structlog.get_logger()
 Damage = Callable[[Path], None]
 
 
-
 class Disk(Stage):
     """A stage whose journal is real. Each `life` is one process: it opens a term and may die at any moment."""
 

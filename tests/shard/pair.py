@@ -1,0 +1,150 @@
+"""A shard of two real nodes with a coordinator that a test steers, and the supervisor's one duty: starting again."""
+
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from exchange import config as configuration
+from exchange.clock import monotonic_ns
+from exchange.domain import NS_PER_MS
+from exchange.process import EXIT_RESTART
+from shard.core.journal import consume, scan
+from shard.journal_file import open_segment, open_segments, segment_paths, segment_seq
+from shard.rejoin import divergent_paths
+from shard.snapshot_file import snapshot_paths
+from tests.shard.peers import PLAIN, Coordinator, Gateway, Place
+
+T = TypeVar("T")
+A, B = "s0-a", "s0-b"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Pair(Place):
+    """Nodes s0-a and s0-b. A process that asks for a new start gets one while somebody waits for something."""
+
+    def __init__(self, root: Path, *, replication: configuration.Replication = PLAIN, **journal: int) -> None:
+        super().__init__(root, replication=replication, replicas=2, **journal)
+        self.lives: dict[str, subprocess.Popen[bytes]] = {}
+        self.restarts: list[str] = []
+        self._gateways = 0
+        self._silent_ns = 0
+
+    @property
+    def led(self) -> Coordinator:
+        """The coordinator, which is there."""
+        assert self.coordinator is not None
+        return self.coordinator
+
+    @property
+    def primary(self) -> str:
+        """Name of the node that leads."""
+        return self.led.group.primary[0]
+
+    @property
+    def standby(self) -> str:
+        """Name of the other one."""
+        return B if self.primary == A else A
+
+    def start(self, node: str, *, failpoint: str = "", launcher: list[str] | None = None) -> subprocess.Popen[bytes]:
+        self.lives[node] = self.start_shard(launcher, node=node, failpoint=failpoint)
+        return self.lives[node]
+
+    def start_both(
+        self, *, failpoints: Mapping[str, str] = NOTHING, launchers: Mapping[str, list[str]] = NOTHING
+    ) -> None:
+        """s0-a leads, s0-b is in sync."""
+        self.start_coordinator()
+        self.start(A, failpoint=failpoints.get(A, ""), launcher=launchers.get(A))
+        self.until_serving(A)
+        self.start(B, failpoint=failpoints.get(B, ""), launcher=launchers.get(B))
+        self.until_paired()
+
+    def until(self, found: Callable[[], T]) -> T:
+        def found_or_restart() -> T:
+            for node, process in list(self.lives.items()):
+                if process.poll() == EXIT_RESTART:
+                    self.restarts.append(node)
+                    self.start(node)
+            return found()
+
+        return super().until(found_or_restart)
+
+    def mode(self, node: str) -> str:
+        """What a node says that it is."""
+        said = self.led.said(node)
+        return str(said.stats["mode"]) if said is not None else ""
+
+    def deaf_for(self, milliseconds: int) -> bool:
+        """A while without a coordinator has passed."""
+        self._silent_ns = self._silent_ns or monotonic_ns()
+        return monotonic_ns() - self._silent_ns > milliseconds * NS_PER_MS
+
+    def until_serving(self, node: str) -> None:
+        """This node leads and takes orders."""
+
+        def serving() -> bool:
+            said = self.led.said(node)
+            return said is not None and said.ready and said.stats["role"] == "primary" and self.primary == node
+
+        self.until(serving)
+
+    def until_paired(self) -> None:
+        """Both are in sync, and both know it."""
+
+        def paired() -> bool:
+            first, second = self.led.said(self.primary), self.led.said(self.standby)
+            if first is None or second is None or len(self.led.isr) < 2:
+                return False
+            return first.stats["mode"] == "paired" and second.stats["mode"] == "standby" and second.ready
+
+        self.until(paired)
+
+    def until_even(self) -> None:
+        """Both say the same of the same record; orders must have stopped."""
+
+        def even() -> bool:
+            first, second = self.led.said(A), self.led.said(B)
+            assert first is not None
+            assert second is not None
+            return (first.stats["last_seq"], first.stats["trail"]) == (second.stats["last_seq"], second.stats["trail"])
+
+        self.until(even)
+
+    def kill_node(self, node: str) -> None:
+        """kill -9, and the coordinator learns of it."""
+        self.kill(self.lives.pop(node))
+        self.led.bury(node)
+
+    def fail_over(self) -> str:
+        """The other node leads; its name."""
+        self.led.fail_over()
+        self.until_serving(self.primary)
+        return self.primary
+
+    def door(self) -> Gateway:
+        """A gateway that is connected to the primary of now."""
+        self._gateways += 1
+        return self.gateway(f"gw{self._gateways}", node=self.primary)
+
+    def records(self, node: str) -> dict[int, bytes]:
+        """The journal of a node by the first seq of each record."""
+        found: dict[int, bytes] = {}
+        segments = open_segments(self.config.node_directory(node))
+        consume(scan(segments), lambda entry: found.__setitem__(entry.head.first_seq, entry.record))
+        return found
+
+    def oldest(self, node: str) -> int:
+        """The journal of a node begins behind this seq."""
+        return segment_seq(segment_paths(self.config.node_directory(node))[0])
+
+    def snapshots(self, node: str) -> list[Path]:
+        return snapshot_paths(self.config.node_directory(node))
+
+    def divergent(self, node: str) -> dict[int, bytes]:
+        """What was archived, in the same form."""
+        found: dict[int, bytes] = {}
+        for path in divergent_paths(self.config.node_directory(node)):
+            consume(scan([open_segment(path)]), lambda entry: found.__setitem__(entry.head.first_seq, entry.record))
+        return found
