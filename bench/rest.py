@@ -1,4 +1,4 @@
-"""REST, one order a request, against an aiohttp handler that only reads and answers: A B A B in the same run."""
+"""REST, one order a request, against an aiohttp handler that only parses and answers: A B A B in the same run."""
 
 import asyncio
 import subprocess
@@ -20,7 +20,7 @@ from shardex.launcher import Running
 
 RUNS = 4
 RUN_S = 2.0
-CONNECTIONS = 16
+CONNECTIONS = 64
 TARGET_RATIO = 0.4
 CONNECT_TRIES, CONNECT_WAIT_S = 100, 0.1
 MARKET = Market(
@@ -47,12 +47,13 @@ async def ratio(running: Running) -> list[Row]:
         async with Load(options) as load:
             await load.drive(rate=None, duration_s=RUN_S)
             await Drive(lanes, frames_per_s=None, duration_s=RUN_S, tally=Tally()).run()
-            with CpuSplit(running) as split:
-                for _ in range(RUNS):
+            split = CpuSplit(running)
+            for _ in range(RUNS):
+                with split:
                     report = await load.drive(rate=None, duration_s=RUN_S)
-                    answered += report.answered
-                    ours.append(report.achieved_per_s)
-                    bare.append(await Drive(lanes, frames_per_s=None, duration_s=RUN_S, tally=Tally()).run())
+                answered += report.answered
+                ours.append(report.achieved_per_s)
+                bare.append(await Drive(lanes, frames_per_s=None, duration_s=RUN_S, tally=Tally()).run())
     ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
     detail = f"{CONNECTIONS} connections, keep-alive"
     return [
