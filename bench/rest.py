@@ -83,7 +83,7 @@ async def _bare_lanes(port: int) -> list[Lane]:
     source = flow([MARKET], batch=1, run="bare.", seed=1, encode=encode, cancels=False)
     for _ in range(CONNECT_TRIES):
         try:
-            return [Lane(await connect_http(HOST, port, read_rest), source, 1) for _ in range(CONNECTIONS)]
+            return [Lane(await connect_http(HOST, port, read_rest), source, 1, n) for n in range(CONNECTIONS)]
         except Unavailable:
             await asyncio.sleep(CONNECT_WAIT_S)
     raise Unavailable(f"the bare server does not listen on port {port}")
