@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench.cluster import HOST, CpuSplit
+from bench.path import check
 from bench.results import Row, row
 from exchange.errors import Unavailable
 from loadgen.client import connect_http
@@ -51,6 +52,7 @@ async def ratio(running: Running) -> list[Row]:
             for _ in range(RUNS):
                 with split:
                     report = await load.drive(rate=None, duration_s=RUN_S)
+                check(report)
                 answered += report.answered
                 ours.append(report.achieved_per_s)
                 bare.append(await Drive(lanes, frames_per_s=None, duration_s=RUN_S, tally=Tally()).run())
