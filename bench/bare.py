@@ -1,21 +1,46 @@
-"""The least that an aiohttp server can do with an order: read it and answer. What the gateway is compared with."""
+"""The least that an aiohttp server can do with an order: parse it and answer. What the gateway is compared with."""
 
 import argparse
 import asyncio
 
+import msgspec
 import uvloop
 from aiohttp import web
 
-ANSWER = (
-    b'{"success":true,"order_id":"ORD-1099511627777","status":"NEW","trades":[],"remaining_quantity":5,'
-    b'"latency_us":287,"client_order_id":"0123456789ab00000000-0","epoch":1,"seq":12345,"duplicate":false}'
-)
+
+class Order(msgspec.Struct):
+    """The fields that every order has."""
+
+    symbol: str
+    side: str
+    price: msgspec.Raw
+    quantity: msgspec.Raw
+    client_order_id: str
+
+
+class Taken(msgspec.Struct):
+    """An answer as long as that of the gateway."""
+
+    success: bool
+    order_id: str
+    status: str
+    trades: list[str]
+    remaining_quantity: msgspec.Raw
+    latency_us: int
+    client_order_id: str
+    epoch: int
+    seq: int
+
+
+decode = msgspec.json.Decoder(Order).decode
+encode = msgspec.json.Encoder().encode
 
 
 async def submit(request: web.Request) -> web.Response:
-    """Take the whole body, parse nothing."""
-    await request.read()
-    return web.Response(body=ANSWER, content_type="application/json")
+    """Believe everything, remember nothing."""
+    order = decode(await request.read())
+    taken = Taken(True, "ORD-1099511627777", "NEW", [], order.quantity, 287, order.client_order_id, 1, 12_345)
+    return web.Response(body=encode(taken), content_type="application/json")
 
 
 async def serve(port: int) -> None:

@@ -8,6 +8,8 @@ from types import TracebackType
 
 import psutil
 
+from exchange.clock import monotonic_ns
+from exchange.domain import NS_PER_S
 from shardex import launcher, ports
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -43,38 +45,32 @@ def cluster(shards: int = 2, replicas: int = 1, durability: str = "both") -> Ite
 
 
 class CpuSplit:
-    """Processor time by process over a span of work; use it as a context around the work."""
+    """Processor time by process over spans of work; use it as a context around each of them."""
 
     def __init__(self, running: launcher.Running) -> None:
         self._processes = {"generator": psutil.Process()}
         for process in running.supervisor.processes():
             if process.pid:
                 self._processes[process.name] = psutil.Process(process.pid)
-        self.seconds: dict[str, float] = {}
-        self._idle = self._others = 0.0
+        self._seconds = dict.fromkeys(self._processes, 0.0)
+        self._wall_s = 0.0
 
     def __enter__(self) -> "CpuSplit":
         self._before = self._times()
-        self._machine_before = psutil.cpu_times()
+        self._start_ns = monotonic_ns()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
-        after = self._times()
-        self.seconds = {name: after[name] - before for name, before in self._before.items()}
-        machine = psutil.cpu_times()
-        spent = sum(machine) - sum(self._machine_before)
-        idle = machine.idle + machine.iowait - self._machine_before.idle - self._machine_before.iowait
-        self._idle = idle / spent
-        self._others = max(0.0, spent - idle - sum(self.seconds.values())) / spent
+        self._wall_s += (monotonic_ns() - self._start_ns) / NS_PER_S
+        for name, seconds in self._times().items():
+            self._seconds[name] += seconds - self._before[name]
 
     def per_order(self, orders: int) -> str:
         """Microseconds of processor time per order by process, largest first."""
-        spent = sorted(self.seconds.items(), key=lambda item: -item[1])
+        spent = sorted(self._seconds.items(), key=lambda item: -item[1])
         parts = [f"{name} {seconds * 1e6 / max(1, orders):.2f}" for name, seconds in spent if seconds > 0]
-        return (
-            f"CPU µs/order: {', '.join(parts)}; processors {self._idle:.0%} idle, "
-            f"{self._others:.0%} kernel and strangers"
-        )
+        in_use = sum(self._seconds.values()) / self._wall_s
+        return f"CPU µs/order: {', '.join(parts)}; {in_use:.2f} of {psutil.cpu_count()} processors in use"
 
     def _times(self) -> dict[str, float]:
         return {name: sum(process.cpu_times()[:2]) for name, process in self._processes.items()}

@@ -35,7 +35,7 @@ CONFIG = EngineConfig(
     ids_window_ns=3_600 * NS_PER_S,
     open_orders_max=100_000,
 )
-RUNS = 7
+RUNS = 15
 BATCH_COMMANDS = 64
 FLOW_COMMANDS = 300_032
 REFERENCE_COMMANDS = 16_000

@@ -1,4 +1,4 @@
-"""REST, one order a request, against an aiohttp handler that only reads and answers: A B A B in the same run."""
+"""REST, one order a request, against an aiohttp handler that only parses and answers: A B A B in the same run."""
 
 import asyncio
 import subprocess
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench.cluster import HOST, CpuSplit
+from bench.path import check
 from bench.results import Row, row
 from exchange.errors import Unavailable
 from loadgen.client import connect_http
@@ -20,7 +21,7 @@ from shardex.launcher import Running
 
 RUNS = 4
 RUN_S = 2.0
-CONNECTIONS = 16
+CONNECTIONS = 64
 TARGET_RATIO = 0.4
 CONNECT_TRIES, CONNECT_WAIT_S = 100, 0.1
 MARKET = Market(
@@ -47,12 +48,14 @@ async def ratio(running: Running) -> list[Row]:
         async with Load(options) as load:
             await load.drive(rate=None, duration_s=RUN_S)
             await Drive(lanes, frames_per_s=None, duration_s=RUN_S, tally=Tally()).run()
-            with CpuSplit(running) as split:
-                for _ in range(RUNS):
+            split = CpuSplit(running)
+            for _ in range(RUNS):
+                with split:
                     report = await load.drive(rate=None, duration_s=RUN_S)
-                    answered += report.answered
-                    ours.append(report.achieved_per_s)
-                    bare.append(await Drive(lanes, frames_per_s=None, duration_s=RUN_S, tally=Tally()).run())
+                check(report)
+                answered += report.answered
+                ours.append(report.achieved_per_s)
+                bare.append(await Drive(lanes, frames_per_s=None, duration_s=RUN_S, tally=Tally()).run())
     ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
     detail = f"{CONNECTIONS} connections, keep-alive"
     return [
@@ -82,7 +85,7 @@ async def _bare_lanes(port: int) -> list[Lane]:
     source = flow([MARKET], batch=1, run="bare.", seed=1, encode=encode, cancels=False)
     for _ in range(CONNECT_TRIES):
         try:
-            return [Lane(await connect_http(HOST, port, read_rest), source, 1) for _ in range(CONNECTIONS)]
+            return [Lane(await connect_http(HOST, port, read_rest), source, 1, n) for n in range(CONNECTIONS)]
         except Unavailable:
             await asyncio.sleep(CONNECT_WAIT_S)
     raise Unavailable(f"the bare server does not listen on port {port}")

@@ -23,12 +23,13 @@ from gateway.core.auth import Authority, Credentials, Principal, Scope, Signed
 from gateway.core.problems import Problem
 from gateway.core.throttle import Quota, Throttle
 from gateway.guard import GuardedConnection
+from gateway.response import Rendered
 
 QUERY_FIELDS_MAX = 8
 _REQUEST_ID = re.compile(r"[.A-Za-z0-9:/_-]{1,64}")
 
 Lane = Literal["orders", "cancels", "queries"]
-Body = web.Response | web.WebSocketResponse
+Body = web.Response | web.WebSocketResponse | Rendered
 T = TypeVar("T")
 
 
@@ -180,9 +181,7 @@ class Door:
         call.who = who
         return None
 
-    def _unrouted(
-        self, request: web.BaseRequest, found: tuple[dict[str, Route], str] | None, request_id: str
-    ) -> web.Response:
+    def _unrouted(self, request: web.BaseRequest, found: tuple[dict[str, Route], str] | None, request_id: str) -> Body:
         if found is None:
             problem = Problem("NOT_FOUND", f"there is no {request.raw_path[:80]!r}; GET / lists what there is")
             return self._respond(classic.denied(problem), request_id, {})
@@ -202,7 +201,7 @@ class Door:
             "RateLimit": f'"{quotas[0].name}";r={left};t={full_s}',
         }
 
-    def _respond(self, answer: Answer, request_id: str, extra: dict[str, str]) -> web.Response:
+    def _respond(self, answer: Answer, request_id: str, extra: dict[str, str]) -> Rendered:
         headers = {**_HEADERS, "X-Request-Id": request_id, **extra, **answer.headers}
         if answer.epoch:
             headers["X-Shard"] = answer.shard
@@ -214,7 +213,7 @@ class Door:
             headers["Retry-After"] = str(answer.wait_s)
         if self._authority.open_demo:
             headers["Access-Control-Allow-Origin"] = "*"
-        return web.Response(body=classic.encode_json(answer.body), status=answer.http, headers=headers)
+        return Rendered(answer.http, headers, classic.encode_json(answer.body))
 
 
 def credentials(request: web.BaseRequest) -> Credentials:

@@ -39,15 +39,16 @@ class Wire(Protocol):
 
 
 class Lane:
-    """One connection and its flow; at most `capacity` frames wait for their answers."""
+    """One connection, its number and its flow; at most `capacity` frames wait for their answers."""
 
-    def __init__(self, wire: Wire, flow: Flow, capacity: int) -> None:
+    def __init__(self, wire: Wire, flow: Flow, capacity: int, connection: int = 0) -> None:
         self.wire = wire
         self.capacity = capacity
         self.lost = False
         self.waiting: dict[int, tuple[int, int]] = {}
         """By frame number: intended time in nanoseconds, commands."""
         self._flow = flow
+        self._connection = connection
         self._number = 0
 
     def send(self, intended_ns: int, tally: Tally) -> None:
@@ -58,7 +59,7 @@ class Lane:
         self.waiting[number] = (intended_ns, frame.commands)
         tally.sent += frame.commands
         tally.by_shard.update(frame.by_shard)
-        self.wire.send(number, frame.build(number))
+        self.wire.send(number, frame.build(number, self._connection))
 
 
 class Drive:

@@ -90,10 +90,8 @@ def to_json(report: Report) -> bytes:
 
 def to_table(report: Report) -> Table:
     """For a person: rates, outcomes and percentiles, intended against achieved."""
-    title = (
-        f"{report.protocol} · {report.batch} a frame · {report.connections} connections × {report.in_flight} in flight"
-    )
-    table = Table(title=title, title_justify="left")
+    caption = 'gateway.profile = "load" lifts the limits that throttled' if report.outcomes.get("throttled") else None
+    table = Table(title=f"{report.protocol}, {report.batch} orders a frame", caption=caption)
     table.add_column("measure")
     table.add_column("value", justify="right")
     intended = "closed loop" if report.intended_per_s is None else f"{report.intended_per_s:,.0f} orders/s"
@@ -101,6 +99,7 @@ def to_table(report: Report) -> Table:
         ("intended", intended),
         ("achieved", f"{report.achieved_per_s:,.0f} orders/s"),
         ("duration", f"{report.duration_s:.1f} s"),
+        ("window", f"{report.connections} connections × {report.in_flight} frames"),
         ("sent / answered", f"{report.sent:,} / {report.answered:,}"),
     ]
     rows += [(f"  {name}", f"{report.outcomes[name]:,}") for name in OUTCOMES if report.outcomes.get(name)]

@@ -24,12 +24,14 @@ from loadgen.client import HttpWire, WsWire, connect_http, connect_ws
 from loadgen.dialects import encode_compact, encode_rest, number_of, read_compact, read_rest
 from loadgen.openloop import Drive, Lane
 from loadgen.report import Report, Tally
-from loadgen.workload import Encode, Market, flow
+from loadgen.workload import LAG_UNITS, Encode, Flow, Market, flow
 from shardex.client import Instrument, Login, Refusal, Rest
 
 DURATION_S_MAX = 600.0
 CONNECTIONS_MAX = 1_024
 IN_FLIGHT_MAX = 256
+LAG_UNITS_MIN = 4
+"""However many connections share the book, each keeps so much in it."""
 SUSTAINED_SHARE = 0.98
 """Of the intended rate, that must be achieved."""
 P99_US_MAX = 100_000.0
@@ -68,14 +70,16 @@ class Load:
         assert parts.hostname is not None
         self._host, self._port = parts.hostname, parts.port or 80
         self._run = f"{wall_ns() // NS_PER_US:x}."
+        self._flows: dict[str, Flow] = {}
         self._lanes: list[Lane] = []
         self._wires: list[HttpWire | WsWire] = []
 
     async def __aenter__(self) -> "Load":
         markets = await self._markets()
+        self._build_flows(markets)  # before connecting: a gateway closes connections that send nothing
         try:
             for number in range(self._options.connections):
-                self._lanes.append(await self._connect(number, markets))
+                self._lanes.append(await self._connect(number))
         except BaseException:
             await self._close()
             raise
@@ -147,27 +151,33 @@ class Load:
                 raise LoadError(f"symbol {unknown[0]!r} is not one of {', '.join(one.symbol for one in instruments)}")
             return [_market(one, await rest.last_price(one.symbol)) for one in map(by_name.__getitem__, wanted)]
 
-    async def _connect(self, number: int, markets: list[Market]) -> Lane:
-        options, account = self._options, self._account(number)
-        encode: Encode
+    def _build_flows(self, markets: list[Market]) -> None:
+        """One flow for all connections of an account: REST names the account in each request."""
+        options = self._options
+        for account in [self._account(number) for number in range(options.accounts)]:
+            encode: Encode = encode_compact
+            if options.protocol == "rest":
+                encode = partial(encode_rest, host=self._host, port=self._port, account=account)
+            self._flows[account] = flow(
+                markets,
+                batch=options.batch,
+                run=self._run,
+                seed=options.seed,
+                encode=encode,
+                lag_units=max(LAG_UNITS_MIN, LAG_UNITS // options.connections),
+                cancels=options.protocol == "ws" or options.batch == 1,
+            )
+
+    async def _connect(self, number: int) -> Lane:
+        account = self._account(number)
         wire: HttpWire | WsWire
-        if options.protocol == "ws":
-            encode, capacity = encode_compact, options.in_flight
-            path = f"/ws/orders?user_id={account}"
+        if self._options.protocol == "ws":
+            path, capacity = f"/ws/orders?user_id={account}", self._options.in_flight
             wire = await connect_ws(self._host, self._port, path, read_compact, number_of, binary=True)
         else:
-            encode, capacity = partial(encode_rest, host=self._host, port=self._port, account=account), 1
-            wire = await connect_http(self._host, self._port, read_rest)
+            wire, capacity = await connect_http(self._host, self._port, read_rest), 1
         self._wires.append(wire)
-        source = flow(
-            markets,
-            batch=options.batch,
-            run=f"{self._run}{number:x}.",
-            seed=options.seed + number,
-            encode=encode,
-            cancels=options.protocol == "ws" or options.batch == 1,
-        )
-        return Lane(wire, source, capacity)
+        return Lane(wire, self._flows[account], capacity, number)
 
     def _account(self, number: int) -> str:
         return f"load-{number % self._options.accounts}"

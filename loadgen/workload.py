@@ -5,13 +5,15 @@ two near it, two immediate-or-cancel orders that take what is near, and cancels 
 unit. Each unit sells what it buys, so positions stay near zero. Self-trade prevention is to be off. Where a protocol
 has no cancels in a frame, everything that is far from the mid is immediate-or-cancel and expires at once.
 
-Built once, sent many times: the flow is a cycle of frames in which client order ids hold placeholders of fixed width,
-so the cost of a frame at run time is a few `bytes.replace`. An id is `<run><frame, 8 hex digits>-<place in the
-frame>`: unique for 2^32 frames of one run, and any frame can name the orders of an earlier one.
+Built once, sent many times, by many connections: the flow is a cycle of frames in which client order ids hold
+placeholders of fixed width, so the cost of a frame at run time is a few `bytes.replace`. An id is `<run><connection, 6
+hex digits><frame, 8 hex digits>-<place in the frame>`: unique for 2^32 frames of one connection, and any frame can name
+the orders of an earlier one.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import lcm
 from random import Random
 
@@ -20,8 +22,8 @@ from msgspec import Struct
 from exchange.domain import Side
 
 UNIT = 8
-CANCEL_LAG_UNITS = 256
-"""A far order is cancelled this many units later; the book holds at most four orders for each of these units."""
+LAG_UNITS = 256
+"""A far order is cancelled this many units later, unless `flow` is told otherwise."""
 CYCLE_UNITS_MIN = 512
 QUANTITY_STEPS_MAX = 10
 """Quantities are 1 to this many times the smallest one allowed."""
@@ -34,6 +36,8 @@ WANDER_TICKS = 8
 """The mid stays this close to where it started, so orders that take never reach the far ones."""
 MID_TICKS_MIN = FAR_TICKS_MAX + WANDER_TICKS + 1
 
+CONNECTION = b"~conn~"
+"""Stands for the number of the connection that sends the frame, as six hexadecimal digits."""
 CURRENT = b"~000000~"
 """Stands for the number of the frame that holds it, as eight hexadecimal digits."""
 
@@ -86,16 +90,16 @@ class Frame(Struct, frozen=True):
     commands: int
     by_shard: dict[str, int]
 
-    def build(self, number: int) -> bytes:
-        """The bytes to send as frame `number` of the flow. Cost: one pass over the template per placeholder."""
-        body = self.template
+    def build(self, number: int, connection: int = 0) -> bytes:
+        """The bytes to send as frame `number` of a connection. Cost: one pass over the template per placeholder."""
+        body = self.template.replace(CONNECTION, b"%06x" % connection)
         for placeholder, back in self.placeholders:
             body = body.replace(placeholder, b"%08x" % (number - back))
         return body
 
 
 class Flow:
-    """The frames of one connection: an opening in which nothing is old enough to be cancelled, then a cycle."""
+    """The frames of every connection: an opening in which nothing is old enough to be cancelled, then a cycle."""
 
     def __init__(self, opening: Sequence[Frame], cycle: Sequence[Frame]) -> None:
         self._opening = opening
@@ -108,9 +112,19 @@ class Flow:
         return self._cycle[(number - len(self._opening)) % len(self._cycle)]
 
 
-def flow(markets: Sequence[Market], *, batch: int, run: str, seed: int, encode: Encode, cancels: bool = True) -> Flow:
+def flow(
+    markets: Sequence[Market],
+    *,
+    batch: int,
+    run: str,
+    seed: int,
+    encode: Encode,
+    lag_units: int = LAG_UNITS,
+    cancels: bool = True,
+) -> Flow:
     """A flow of `batch` commands a frame with ids that start with `run`; equal arguments give equal bytes.
 
+    Of one connection at most four orders for each of `lag_units`, and those of a unit in the making, are in the book.
     Raises ValueError when there is no market, or one whose mid is too low to hold the far orders.
     """
     if not markets:
@@ -124,9 +138,9 @@ def flow(markets: Sequence[Market], *, batch: int, run: str, seed: int, encode: 
     period = lcm(UNIT * len(markets), batch)
     period *= -(-CYCLE_UNITS_MIN * UNIT // period)
     units = _units(markets, period // UNIT, Random(seed))  # noqa: S311 - a reproducible flow, not a secret
-    opening = -(-CANCEL_LAG_UNITS * UNIT // batch)
-    command = _command if cancels else _command_without_cancels
-    frames = [_frame(units, number, batch, run, command, encode) for number in range(opening + period // batch)]
+    opening = -(-lag_units * UNIT // batch)
+    make = partial(_command, lag_units=lag_units) if cancels else _command_without_cancels
+    frames = [_frame(units, number, batch, run, make, encode) for number in range(opening + period // batch)]
     return Flow(frames[:opening], frames[opening:])
 
 
@@ -173,14 +187,14 @@ def _frame(units: Sequence[_Unit], number: int, batch: int, run: str, make: _Mak
     def identity(position: int) -> str:
         frame, place = divmod(position, batch)
         text = backs.setdefault(number - frame, f"~{number - frame:06d}~".encode())
-        return f"{run}{text.decode()}-{place}"
+        return f"{run}{CONNECTION.decode()}{text.decode()}-{place}"
 
     commands = [make(units, position, identity) for position in range(number * batch, (number + 1) * batch)]
     by_shard = Counter(command.market.shard for command in commands)
     return Frame(encode(commands), tuple((text, back) for back, text in sorted(backs.items())), batch, dict(by_shard))
 
 
-def _command(units: Sequence[_Unit], position: int, identity: _Identity) -> Command:
+def _command(units: Sequence[_Unit], position: int, identity: _Identity, *, lag_units: int) -> Command:
     number, slot = divmod(position, UNIT)
     unit = units[number % len(units)]
 
@@ -200,7 +214,7 @@ def _command(units: Sequence[_Unit], position: int, identity: _Identity) -> Comm
             return order(Side.SELL, unit.mid - TAKE_TICKS, unit.sold, take=True)
         case 5:
             return order(Side.BUY, unit.mid + TAKE_TICKS, unit.bought, take=True)
-    old = number - CANCEL_LAG_UNITS
+    old = number - lag_units
     if old >= 0:
         return CancelOrder(units[old % len(units)].market, identity(old * UNIT + slot - 6))
     return order(Side.BUY, unit.far_bid, unit.sold) if slot == 6 else order(Side.SELL, unit.far_ask, unit.bought)
@@ -210,6 +224,6 @@ def _command_without_cancels(units: Sequence[_Unit], position: int, identity: _I
     number, slot = divmod(position, UNIT)
     unit = units[number % len(units)]
     if slot in (2, 3, 4, 5):
-        return _command(units, position, identity)
+        return _command(units, position, identity, lag_units=0)
     side, ticks = (Side.SELL, unit.far_ask) if slot % 2 else (Side.BUY, unit.far_bid)
     return NewOrder(unit.market, side, ticks * unit.market.tick, unit.sold, True, identity(position))

@@ -15,6 +15,7 @@ def command(
     ] = None,
     duration: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds.")] = 10,
     connections: Annotated[int, typer.Option(help="Connections.")] = 2,
+    accounts: Annotated[int, typer.Option(help="Accounts that the connections share.")] = 1,
     in_flight: Annotated[int, typer.Option(help="Frames without answer on one connection (ws).")] = 16,
     symbol: Annotated[list[str] | None, typer.Option(help="May be repeated; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds send equal orders.")] = 1,
@@ -39,6 +40,7 @@ def command(
         batch=batch,
         connections=connections,
         in_flight=in_flight,
+        accounts=accounts,
         symbols=tuple(symbol or ()),
         seed=seed,
     )

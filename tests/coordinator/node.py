@@ -72,7 +72,7 @@ class Node:
             self._socket.send(answer)
         match message:
             case m.Registered() if not message.refused:
-                self._state.write_text(str(message.epoch))
+                self._promise(message.epoch)
             case m.ShardView():
                 self._see(message)
             case m.IsrAnswer():
@@ -86,7 +86,12 @@ class Node:
     def _see(self, view: m.ShardView) -> None:
         if self._view is None or view.ver > self._view.ver:
             self._view = view
-            self._state.write_text(str(view.epoch))
+            self._promise(view.epoch)
+
+    def _promise(self, epoch: int) -> None:
+        unfinished = self._state.with_suffix(".new")
+        unfinished.write_text(str(epoch))
+        unfinished.rename(self._state)
 
     def _ask(self, view: m.ShardView, now_ns: int) -> None:
         """Add whoever is there."""

@@ -117,7 +117,7 @@ def test_a_report_counts_every_order_of_a_frame() -> None:
     assert seen.latency.p50_us == pytest.approx(2_000, rel=0.01)
     assert seen.latency.max_us == pytest.approx(9_000, rel=0.01)
     assert msgspec.json.decode(to_json(seen))["outcomes"] == {"new": 60, "filled": 4, "cancelled": 64}
-    assert to_table(seen).row_count == 4 + 3 + 1 + 6
+    assert to_table(seen).row_count == 5 + 3 + 1 + 6
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from exchange.domain import Side
-from loadgen.workload import CANCEL_LAG_UNITS, CancelOrder, Command, Flow, Market, NewOrder, flow
+from loadgen.workload import LAG_UNITS, CancelOrder, Command, Flow, Market, NewOrder, flow
 
 MARKETS = [
     Market(
@@ -68,8 +68,8 @@ def encode(commands: Sequence[Command]) -> bytes:
     return msgspec.json.encode([row(command) for command in commands])
 
 
-def make(batch: int, seed: int = 1, *, cancels: bool = True) -> Flow:
-    return flow(MARKETS, batch=batch, run="r1.", seed=seed, encode=encode, cancels=cancels)
+def make(batch: int, seed: int = 1, *, lag_units: int = LAG_UNITS, cancels: bool = True) -> Flow:
+    return flow(MARKETS, batch=batch, run="r1.", seed=seed, encode=encode, lag_units=lag_units, cancels=cancels)
 
 
 def sent(source: Flow, frames: int) -> list[Row]:
@@ -119,16 +119,16 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not() -> None:
     assert sent(make(64), 50) != sent(make(64, seed=2), 50)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 64])
-def test_a_quarter_of_the_flow_trades_and_the_book_stays_bounded(batch: int) -> None:
-    source, book = make(batch), Book()
+@pytest.mark.parametrize(("batch", "lag_units"), [(1, 4), (3, LAG_UNITS), (64, LAG_UNITS), (64, 4)])
+def test_a_quarter_of_the_flow_trades_and_the_book_stays_bounded(batch: int, lag_units: int) -> None:
+    source, book = make(batch, lag_units=lag_units), Book()
     rows = sent(source, 12_000 // batch)
     for one in rows:
         book.apply(one)
 
     assert book.takes == book.filled_takes == pytest.approx(len(rows) / 4, rel=0.01)
     assert book.late_cancels == book.crossed_rests == 0
-    assert book.open_max <= 4 * CANCEL_LAG_UNITS + 8
+    assert book.open_max <= 4 * lag_units + 8
     cancels = sum(one.quantity == 0 for one in rows)
     assert cancels > len(rows) / 8
 
@@ -146,6 +146,13 @@ def test_client_order_ids_are_unique_and_start_with_the_run() -> None:
     identities = [one.identity for one in sent(make(7), 3_000) if one.quantity]
     assert len(identities) == len(set(identities))
     assert all(identity.startswith("r1.") and len(identity) <= 36 for identity in identities)
+
+
+def test_connections_send_the_same_flow_under_ids_of_their_own() -> None:
+    frame = make(7).frame(1_000)
+    rows = [msgspec.json.decode(frame.build(1_000, connection), type=list[Row]) for connection in (0, 1_023)]
+    assert [one.identity for one in rows[1]] == [one.identity.replace("r1.000000", "r1.0003ff") for one in rows[0]]
+    assert [one.price for one in rows[0]] == [one.price for one in rows[1]]
 
 
 def test_frames_know_what_they_carry_for_each_shard() -> None:

@@ -167,7 +167,7 @@ impl Engine {
             instrument.check_post_only(&self.orders, of.side, price)?;
         }
         if growth > 0 {
-            self.check_position(account, index, of.side, growth)?;
+            self.check_position(of.holding, of.side, growth)?;
             instrument.check_open_quantity(of.side, growth)?;
         }
 

@@ -392,15 +392,10 @@ impl Engine {
 
     /// Rule 14: what the position would be if all that is open on this side, and `growth` more, were filled.
     #[inline]
-    pub(crate) fn check_position(&self, account: u32, instrument: u16, side: Side, growth: i64) -> Result<(), Broken> {
-        let position_limit = self.instruments.at(instrument).rules.position_limit;
-        let (exposure, limit) = match self.accounts.find_holding(account, instrument) {
-            Some(slot) => {
-                let holding = self.accounts.holding(slot);
-                (holding.exposure(side, growth), holding.exposure_max(position_limit))
-            }
-            None => (growth, if position_limit < 0 { SUM_MAX } else { position_limit }),
-        };
+    pub(crate) fn check_position(&self, holding: u32, side: Side, growth: i64) -> Result<(), Broken> {
+        let holding = self.accounts.holding(holding);
+        let limit = holding.exposure_max(self.instruments.at(holding.instrument).rules.position_limit);
+        let exposure = holding.exposure(side, growth);
         if exposure > limit { Err(Broken::new(Reject::PositionLimit, exposure, limit)) } else { Ok(()) }
     }
 

@@ -75,9 +75,10 @@ impl Engine {
             Err(Stop::Again(known)) => return self.answer_again(known),
             Err(Stop::Broken(broken)) => return self.reject_submit(submit, None, broken),
         };
-        match self.check_submit(account, submit) {
+        let holding = self.accounts.make_holding(account, index);
+        match self.check_submit(account, holding, submit) {
             Ok(()) => {
-                let answer = self.enter(account, entry, submit);
+                let answer = self.enter(account, holding, entry, submit);
                 self.answer(Some(entry), answer);
             }
             Err(broken) => self.reject_submit(submit, Some(entry), broken),
@@ -94,7 +95,7 @@ impl Engine {
 
     /// Rules 6 to 16.
     #[inline]
-    fn check_submit(&self, account: u32, submit: &Submit<'_>) -> Result<(), Broken> {
+    fn check_submit(&self, account: u32, holding: u32, submit: &Submit<'_>) -> Result<(), Broken> {
         let &Submit { side, price, quantity, expire_ns, time_in_force, .. } = submit;
         let instrument = self.instruments.at(submit.instrument);
         let limit = submit.kind == Kind::Limit;
@@ -122,7 +123,7 @@ impl Engine {
         if post_only {
             instrument.check_post_only(&self.orders, side, price)?;
         }
-        self.check_position(account, submit.instrument, side, quantity)?;
+        self.check_position(holding, side, quantity)?;
         let (open, open_max) = (self.window.open_orders(account), self.config.open_orders_max);
         if open >= open_max {
             return Err(Broken::new(Reject::OpenOrdersLimit, open as i64, open_max as i64));
@@ -139,7 +140,7 @@ impl Engine {
 
     /// Rules 17 to 20: the order is accepted.
     #[inline]
-    fn enter(&mut self, account: u32, entry: u32, submit: &Submit<'_>) -> Answer {
+    fn enter(&mut self, account: u32, holding: u32, entry: u32, submit: &Submit<'_>) -> Answer {
         let &Submit { side, kind, time_in_force, price, quantity, .. } = submit;
         let instrument = self.instruments.at_mut(submit.instrument);
         let reach = match kind {
@@ -150,7 +151,7 @@ impl Engine {
             order_id: instrument.next_order_id(),
             client_id: self.window.get(entry).client_id,
             account,
-            holding: self.accounts.make_holding(account, submit.instrument),
+            holding,
             entry,
             slot: NONE,
             instrument: submit.instrument,
