@@ -26,6 +26,7 @@ class Membership:
         self.incarnation = 0
         self.epoch = 0
         self.refused = ""
+        self.over = False
         self.map: m.ShardMap | None = None
 
     @property
@@ -61,7 +62,7 @@ class Membership:
             case m.Registered():
                 if message.session not in ("", self._register.session or self._register.uuid):
                     return []  # meant for the process before this one
-                self.refused = message.refused
+                self.refused, self.over = message.refused, message.over
                 if not message.refused:
                     self.incarnation, self.epoch = message.incarnation, message.epoch
                     self._beat_ns = None

@@ -535,13 +535,14 @@ class Registered(Wire, frozen=True, tag=22):
     """Answer to Register, followed by the current ShardMap.
 
     `session` = that of the Register, or its `uuid` where it names none: who was started again under the same name must
-    not take the incarnation of the process before.
+    not take the incarnation of the process before. `over` = that session has ended, its process must start again.
     """
 
     incarnation: int
     epoch: int
     refused: str = ""
     session: str = ""
+    over: bool = False
 
 
 class Beat(Wire, frozen=True, tag=23):

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from msgspec import Raw
 
 from exchange import messages as m
-from exchange.clock import monotonic_ns
+from exchange.clock import monotonic_ns, wall_ns
 from exchange.domain import NS_PER_S
 from exchange.errors import Unavailable, WireError
 from exchange.process import Log
@@ -31,7 +31,7 @@ class ShardLink:
     """Orders to one shard and their answers. Everything that enters in one loop turn leaves in one frame."""
 
     def __init__(self, shard: str, sender: str, stats: ShardStats, log: Log) -> None:
-        self.lane: Lane = Lane(shard, sender)
+        self.lane: Lane = Lane(shard, sender, wall_ns())
         self.stats = stats
         self._sender = sender
         self._log = log

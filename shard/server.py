@@ -430,8 +430,9 @@ class Server:
     def _on_control(self, message: m.CoordinatorOutbound) -> None:
         node = self._node
         match message:
-            case m.Registered() if not message.refused and not self._accept(message):
-                return
+            case m.Registered() if message.session == self._session and not message.refused:
+                if not self._accept(message):
+                    return
             case m.ShardView() if message.shard == self._shard:
                 node.on_view(message)
             case m.IsrAnswer() if message.view.shard == self._shard:
@@ -441,6 +442,9 @@ class Server:
             case _:
                 pass  # the membership's business, or another shard's
         self._to_control += self._membership.on_message(message, self._turn_ns)
+        if self._membership.over:
+            self._log.warning("this session is over", answer=self._membership.refused)
+            self._exit = EXIT_RESTART
         map_ = self._membership.map
         if map_ is not None and map_.version != self._map_version:
             self._map_version = map_.version

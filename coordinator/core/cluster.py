@@ -159,7 +159,8 @@ class Cluster:
             why = f"{message.role} {message.name!r}: {DAEMONS_MAX} daemons are registered, there is no room for more"
         if why:
             self._health.refused(place, why, now_ns)
-            self._outbox.send(peer, m.Registered(0, 0, why, session))
+            over = message.role == NODE and any(one.is_over(message.session) for one in self._leaderships.values())
+            self._outbox.send(peer, m.Registered(0, 0, why, session, over))
             return
         registered = self._register_node(message, now_ns) if message.role == NODE else self._register_daemon(message)
         if registered is None:

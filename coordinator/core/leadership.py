@@ -145,7 +145,7 @@ class Leadership:
 
     def refusal(self, message: m.Register, now_ns: int) -> str:
         """Why this process may not come as this node; empty when it may."""
-        if message.session in self._ended:
+        if self.is_over(message.session):
             return f"{message.name!r} of shard {self.shard!r} was started again: session {message.session} is over"
         if message.view_ver > self.ver:
             return (
@@ -164,6 +164,10 @@ class Leadership:
             promised_epoch=message.promised_epoch,
             alive=self._alive(now_ns),
         )
+
+    def is_over(self, session: str) -> bool:
+        """A newer process has taken this one's place."""
+        return session in self._ended
 
     def must_wait(self, name: str, now_ns: int) -> bool:
         """A new session of this node cannot be taken yet: it is not known whether others of the set live."""

@@ -118,14 +118,17 @@ class Flight:
 class Lane:
     """Drive with `enter`, then once a loop turn `depart`; with `on_message` and, every 20 ms or so, `on_tick`."""
 
-    def __init__(self, shard: str, sender: str) -> None:
+    def __init__(self, shard: str, sender: str, first_batch: int) -> None:
+        """Batches count from `first_batch` on. It must be above all numbers that an earlier process of this sender
+        has used: a shard answers to the name, and its answers to a dead gateway reach the one after it.
+        """
         self.shard = shard
         self.pending = 0
         self.entry: m.ShardEntry | None = None
         self.incarnation = 0
         self.resends = 0
         self._sender = sender
-        self._batch = 0
+        self._batch = first_batch
         self._queue: list[Run] = []
         self._unsent: deque[Flight] = deque()
         self._flights: dict[int, Flight] = {}

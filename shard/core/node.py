@@ -243,9 +243,18 @@ class Node:
     # --- cues: the coordinator ---------------------------------------------------------------------------------------
 
     def on_registered(self, epoch: int, incarnation: int) -> None:
-        """The coordinator knows this process; the shard's term is promised from now on (R7)."""
-        if incarnation != self.incarnation:
-            self.incarnation, self.view = incarnation, None  # the view was that of another session
+        """The coordinator knows this process; the shard's term is promised from now on (R7).
+
+        Another incarnation than before is another session: what was learnt, led or joined in the old one is void.
+        """
+        if self.incarnation not in (0, incarnation):
+            if self.role is Role.PRIMARY:
+                self._step_back(f"registered anew as incarnation {incarnation}: stepping back")
+            self.role = Role.WAITING
+            self.view = None
+            self._led_epoch = 0
+            self._intake.reset(self.replica.position)
+        self.incarnation = incarnation
         self.promise = max(self.promise, epoch)
 
     def on_instruments(self, instruments: list[m.Instrument]) -> None:

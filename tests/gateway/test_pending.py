@@ -25,7 +25,7 @@ class Story:
     """A lane whose runs note their end."""
 
     def __init__(self, *, serving: bool = True) -> None:
-        self.lane = Lane("s0", "g0")
+        self.lane = Lane("s0", "g0", 0)
         self.ended: list[Settled] = []
         self.lane.on_map(entry(serving=serving), 0)
 

@@ -124,7 +124,7 @@ class Coordinator:
             self.group = groups.register(self.group, message.name, node, self._alive)
             self._ver += 1
         _, incarnation = self.group.current(message.name)
-        self.socket.send(peer, encode(m.Registered(incarnation, self.group.epoch)))
+        self.socket.send(peer, encode(m.Registered(incarnation, self.group.epoch, session=message.session)))
         self.socket.send(peer, self._map())
         self._tell()
 

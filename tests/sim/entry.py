@@ -66,7 +66,7 @@ class Gateway:
         self.up = True
         self._life += 1
         self._departing = False
-        self.lane = (LyingLane if self._lying else Lane)("s0", self.name)
+        self.lane = (LyingLane if self._lying else Lane)("s0", self.name, WALL_NS + self._world.now_ns)
         register = m.Register("gateway", self.name, self._life, f"{self.name}-{self._life}", 0, 0, {})
         self._membership = Membership(register, lambda: (True, {}))
         self._tick(self._life)

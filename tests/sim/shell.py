@@ -339,9 +339,9 @@ class Shell:
         membership = self._membership
         for answer in membership.on_message(message, self._mono_ns()):
             self._network.datagram(self.name, COORDINATOR, answer)
+        if membership.over:
+            raise Died("its session is over")
         if membership.registered and node.incarnation != membership.incarnation:
-            if node.incarnation:
-                raise Died("the coordinator gave it another incarnation")
             self.disk.lossy = False
             self.disk.suspect_seq = -1
             node.on_registered(membership.epoch, membership.incarnation)
