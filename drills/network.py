@@ -13,10 +13,11 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
+from exchange.config import COORDINATOR_NAME, RISKD_NAME, Config, Host
 from exchange.errors import ShardexError
 
 LOCKS = Path("/run/shardex-network")
@@ -38,83 +39,110 @@ def missing() -> list[str]:
 
 
 class Network:
-    """Hosts that reach each other and this process. Get one from `open_network`. NetworkError from any method."""
+    """Hosts that reach each other and this process. Close it when all processes in it have ended.
 
-    def __init__(self, number: int, hosts: Sequence[str]) -> None:
+    NetworkError from any method: the kernel or a tool refused. Also a context that closes it.
+    """
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        """`hosts` = names of daemons; those that are not named stay outside."""
+        lacks = missing()
+        if lacks:
+            raise NetworkError(f"network namespaces need {', '.join(lacks)}")
         too_long = [name for name in hosts if not 0 < len(name.encode()) <= NAME_BYTES_MAX]
         if too_long:
             raise NetworkError(f"name of a host must have 1 to {NAME_BYTES_MAX} bytes: {', '.join(too_long)}")
         self.hosts = tuple(hosts)
-        self.outside = _address(number, 1)
+        self._ruled: dict[tuple[str, str, str], None] = {}
+        self._number, self._lock = _claim()
+        self.outside = _address(self._number, 1)
         """Address of this process, and of all that is in no namespace."""
-        self._number = number
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Network":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave nothing behind. Harmless when done already."""
+        if self._lock >= 0:
+            _remove(self._number)
+            os.close(self._lock)
+            self._lock = -1
+
+    def places(self, config: Config) -> list[Host]:
+        """[[hosts]] of a cluster on this network: who is no host of it listens outside."""
+        inside = [Host(name=name, address=self.address(name), namespace=self.namespace(name)) for name in self.hosts]
+        singles = [COORDINATOR_NAME, RISKD_NAME, config.marketdata.name]
+        others = [name for name in (*singles, *(node for _, node in config.nodes())) if name not in self.hosts]
+        return inside + [Host(name=name, address=self.outside) for name in others]
 
     def address(self, host: str) -> str:
-        """Of one host, or of "" for `outside`."""
-        return _address(self._number, 2 + self.hosts.index(host)) if host else self.outside
+        """Of one host."""
+        return _address(self._number, 2 + self.hosts.index(host))
 
     def namespace(self, host: str) -> str:
         """In which its processes must be started."""
         return f"{_name(self._number)}-{host}"
 
-    def drop(self, source: str, target: str, *, share: float = 1.0) -> None:
-        """From now on `target` loses this share of the packets that `source` sends to it; "" = outside, as source."""
-        some = ["-m", "statistic", "--mode", "random", "--probability", f"{share:.3f}"] if share < 1 else []
-        self._iptables(target, "-A", "INPUT", "-s", self.address(source), *some, "-j", "DROP")
+    def cut(self, source: str, target: str, *, one_way: bool = False) -> None:
+        """Nothing gets from one to the other any more, unless `one_way` either way."""
+        self.lose(source, target)
+        if not one_way:
+            self.lose(target, source)
 
-    def cut(self, a: str, b: str) -> None:
-        """Nothing gets from one to the other any more, either way."""
-        self.drop(a, b)
-        self.drop(b, a)
+    def lose(self, source: str, target: str, *, share: float = 1.0) -> None:
+        """From now on `target` does not get this share of the packets that `source` sends to it."""
+        some = ["-m", "statistic", "--mode", "random", "--probability", f"{share:.3f}"] if share < 1 else []
+        self._rule(target, "filter", "INPUT", "-s", self.address(source), *some, "-j", "DROP")
 
     def divert(self, source: str, target: str, port: int, to_port: int) -> None:
         """Connections that `source` opens from now on to this port of `target` go to `to_port` outside instead."""
         there = ["-d", self.address(target), "-p", "tcp", "--dport", str(port)]
         goal = ["-j", "DNAT", "--to-destination", f"{self.outside}:{to_port}"]
-        self._iptables(source, "-t", "nat", "-A", "OUTPUT", *there, *goal)
+        self._rule(source, "nat", "OUTPUT", *there, *goal)
 
     def heal(self) -> None:
         """Everything gets through again; connections that were diverted stay so until they end."""
-        for host in self.hosts:
-            self._iptables(host, "-F", "INPUT")
-            self._iptables(host, "-t", "nat", "-F", "OUTPUT")
+        while self._ruled:
+            (host, table, chain), _ = self._ruled.popitem()
+            self._iptables(host, "-t", table, "-F", chain)
+
+    def _rule(self, host: str, table: str, chain: str, *rule: str) -> None:
+        self._ruled[host, table, chain] = None
+        self._iptables(host, "-t", table, "-A", chain, *rule)
 
     def _iptables(self, host: str, *words: str) -> None:
         _run("ip", "netns", "exec", self.namespace(host), "iptables", "-w", *words)
 
-
-@contextmanager
-def open_network(hosts: Sequence[str]) -> Iterator[Network]:
-    """A network of these hosts; it and everything in it is gone at the end. Processes in it must have ended by then."""
-    lacks = missing()
-    if lacks:
-        raise NetworkError(f"network namespaces need {', '.join(lacks)}")
-    with ExitStack() as ends:
-        number = _claim(ends)
-        network = Network(number, hosts)
-        ends.callback(_remove, number)
-        bridge = _name(number)
+    def _build(self) -> None:
+        bridge = _name(self._number)
         _run("ip", "link", "add", bridge, "type", "bridge")
-        _run("ip", "address", "add", f"{network.outside}/24", "dev", bridge)
+        _run("ip", "address", "add", f"{self.outside}/24", "dev", bridge)
         _run("ip", "link", "set", bridge, "up")
-        for host in hosts:
-            inside = network.namespace(host)
+        for host in self.hosts:
+            inside = self.namespace(host)
             _run("ip", "netns", "add", inside)
             _run("ip", "link", "add", inside, "type", "veth", "peer", "name", "eth0", "netns", inside)
             _run("ip", "link", "set", inside, "master", bridge, "up")
-            _run("ip", "-n", inside, "address", "add", f"{network.address(host)}/24", "dev", "eth0")
+            _run("ip", "-n", inside, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
             _run("ip", "-n", inside, "link", "set", "eth0", "up")
             _run("ip", "-n", inside, "link", "set", "lo", "up")
-        yield network
 
 
-def _claim(ends: ExitStack) -> int:
-    """A number that nobody has, locked until the end; whatever is left of networks whose process died is removed."""
+def _claim() -> tuple[int, int]:
+    """A number that nobody has and its locked file; whatever is left of networks whose process died is removed."""
     LOCKS.mkdir(mode=0o700, exist_ok=True)
-    claimed = 0
+    claimed = (0, -1)
     for number in range(1, NUMBER_MAX + 1):
         path = LOCKS / str(number)
-        if claimed and not path.exists():
+        if claimed[0] and not path.exists():
             continue
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -123,12 +151,11 @@ def _claim(ends: ExitStack) -> int:
             os.close(descriptor)
             continue
         _remove(number)
-        if claimed or _run("ip", "-o", "address", "show", "to", f"{_address(number, 0)}/24"):
+        if claimed[0] or _run("ip", "-o", "address", "show", "to", f"{_address(number, 0)}/24"):
             os.close(descriptor)
-            continue
-        claimed = number
-        ends.callback(os.close, descriptor)
-    if not claimed:
+        else:
+            claimed = (number, descriptor)
+    if not claimed[0]:
         raise NetworkError(f"all networks from {_address(1, 0)}/24 to {_address(NUMBER_MAX, 0)}/24 are in use")
     return claimed
 
