@@ -101,7 +101,7 @@ def test_supervisord_is_told_about_every_daemon(tmp_path: Path) -> None:
         for section in parser.sections()
         if section.startswith("program:")
     }
-    assert list(commands) == ["c0", "r0", "s0-a", "s1-a", "m0", "g0", "mm0"]
+    assert list(commands) == ["c0", "r0", "s0-a", "s0-b", "s1-a", "s1-b", "m0", "g0", "mm0"]
     words = [sys.executable, "-P", "-m", "shard", "--config", f"{data}/cluster.toml", "--name", "s1-a"]
     assert commands["s1-a"] == words
     assert parser["program:s1-a"]["exitcodes"] == "0,78,74,70"

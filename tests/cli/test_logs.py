@@ -15,7 +15,7 @@ from shardex import launcher
 @pytest.fixture
 def logs(tmp_path: Path) -> Path:
     """The log directory of a cluster that never ran."""
-    directory = launcher.prepare(tmp_path / "cluster", shards=1).data / "logs"
+    directory = launcher.prepare(tmp_path / "cluster", shards=1, replicas=1).data / "logs"
     directory.mkdir()
     return directory
 

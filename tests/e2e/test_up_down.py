@@ -21,7 +21,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
     gateway = ports.choose("127.0.0.1")
     feed = ports.choose("127.0.0.1", (gateway,))
     overrides = {"gateway": {"port": gateway, "open_demo": True}, "marketdata": {"port": feed}}
-    config = launcher.prepare(directory, shards=2, overrides=overrides)
+    config = launcher.prepare(directory, shards=2, replicas=1, overrides=overrides)
     try:
         yield directory
     finally:
@@ -73,7 +73,7 @@ def test_up_lays_out_a_new_cluster_and_says_which_engine_runs_and_who_may_trade(
         assert "nobody can trade yet; create a key: shardex keys add" in told.stdout
         report = json.loads(shardex(data, "status", "--json").stdout)
         assert report["engine"] == "reference"
-        assert [row["name"] for row in report["daemons"] if row["role"] == "shard"] == ["s0-a"]
+        assert [row["name"] for row in report["daemons"] if row["role"] == "shard"] == ["s0-a", "s0-b"]
         assert launcher.read_config(data).gateway.profile == "load"
     finally:
         launcher.stop(launcher.read_config(data))
@@ -99,24 +99,24 @@ def test_an_operator_halts_a_symbol_and_limits_an_account(data: Path) -> None:
 def test_a_killed_daemon_comes_back_and_is_counted(data: Path) -> None:
     assert shardex(data, "up", "--detach").returncode == 0
     running = launcher.attach(data)
-    killed = running.kill("s1")
+    killed = running.kill("s1-a")
     running.wait_ready()
-    process = next(process for process in running.supervisor.processes() if process.name == "s1")
+    process = next(process for process in running.supervisor.processes() if process.name == "s1-a")
     assert process.pid != killed
     assert process.restarts == 1
-    assert '"name":"s1"' in shardex(data, "status", "--json").stdout
-    assert shardex(data, "logs", "s1", "-n", "1").stdout.startswith("s1 | ")
+    assert '"name":"s1-a"' in shardex(data, "status", "--json").stdout
+    assert shardex(data, "logs", "s1-a", "-n", "1").stdout.startswith("s1-a | ")
 
 
 def test_the_exit_code_of_status_tells_how_bad_it_is(data: Path) -> None:
     assert shardex(data, "up", "--detach").returncode == 0
     running = launcher.attach(data)
-    running.kill("s0", signal.SIGSTOP)
+    running.kill("s0-a", signal.SIGSTOP)
     assert eventually_exits(data, 1)["health"] == "degraded"
-    running.kill("s1", signal.SIGSTOP)
+    running.kill("s1-a", signal.SIGSTOP)
     assert eventually_exits(data, 2)["health"] == "unhealthy"
-    running.kill("s0", signal.SIGCONT)
-    running.kill("s1", signal.SIGCONT)
+    running.kill("s0-a", signal.SIGCONT)
+    running.kill("s1-a", signal.SIGCONT)
     assert eventually_exits(data, 0)["health"] == "healthy"
     running.kill("c0", signal.SIGSTOP)
     assert eventually_exits(data, 1)["health"] == "degraded"

@@ -14,6 +14,7 @@ from exchange.errors import ConfigError
 from exchange.limits import MESSAGE_BYTES_MAX
 from exchange.sockets import (
     IPC_PATH_MAX,
+    ClusterKey,
     Dealer,
     Publisher,
     Router,
@@ -22,6 +23,7 @@ from exchange.sockets import (
     Waiter,
     attach,
     open_private_directory,
+    use_cluster_key,
 )
 
 PATIENCE_NS = 10 * NS_PER_S
@@ -159,6 +161,7 @@ def test_a_publisher_reaches_whoever_listens(endpoint: str, open_: Open) -> None
 
 
 def test_an_endpoint_that_is_taken_or_too_long_is_refused(tmp_path: Path, open_: Open) -> None:
+    use_cluster_key(ClusterKey.generate())
     first, second = open_(Router()), open_(Router())
     first.bind("tcp://127.0.0.1:*")
     taken = first._zmq.getsockopt_string(zmq.LAST_ENDPOINT)
