@@ -7,14 +7,15 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from exchange import config as configuration
+from exchange import messages as m
 from exchange.clock import monotonic_ns
-from exchange.domain import NS_PER_MS
+from exchange.domain import NS_PER_MS, Side
 from exchange.process import EXIT_RESTART
 from shard.core.journal import consume, scan
 from shard.journal_file import open_segment, open_segments, segment_paths, segment_seq
 from shard.rejoin import divergent_paths
 from shard.snapshot_file import snapshot_paths
-from tests.shard.peers import PLAIN, Coordinator, Gateway, Place
+from tests.shard.peers import PLAIN, Coordinator, Gateway, Place, order
 
 T = TypeVar("T")
 A, B = "s0-a", "s0-b"
@@ -148,3 +149,26 @@ class Pair(Place):
         for path in divergent_paths(self.config.node_directory(node)):
             consume(scan([open_segment(path)]), lambda entry: found.__setitem__(entry.head.first_seq, entry.record))
         return found
+
+
+def trade(gateway: Gateway, number: int, *, count: int = 10) -> dict[str, m.Executed]:
+    """Acknowledged orders, both sides, by client order id."""
+    batch = [order(count * number + one, Side(one % 2), 100 + one % 3) for one in range(count)]
+    answers: dict[str, m.Executed] = {}
+    for command, reply in zip(batch, gateway.ask(*batch), strict=True):
+        assert isinstance(reply, m.Executed)
+        answers[command.client_order_id] = reply
+    return answers
+
+
+def resend(gateway: Gateway, number: int, first: dict[str, m.Executed], *, count: int = 10) -> None:
+    """The same orders again: each has the answer that it had."""
+    for client_order_id, reply in trade(gateway, number, count=count).items():
+        before = first[client_order_id]
+        assert reply.duplicate
+        assert (reply.seq, reply.epoch, reply.order_id, reply.fills) == (
+            before.seq,
+            before.epoch,
+            before.order_id,
+            before.fills,
+        )

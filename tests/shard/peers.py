@@ -30,7 +30,7 @@ from exchange.wire import (
 )
 from shard.node_state import NodeState, load_state
 
-PATIENCE_NS = 20 * NS_PER_S
+PATIENCE_NS = 40 * NS_PER_S
 STEP_MS = 5
 PLAIN = configuration.Replication()
 T = TypeVar("T")

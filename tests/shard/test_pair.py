@@ -15,7 +15,7 @@ from exchange.process import EXIT_DEFECT, EXIT_IO
 from exchange.wire import decode_frame, decode_frames
 from shard.node_state import read_note
 from shardex import journal
-from tests.shard.pair import A, B, Pair
+from tests.shard.pair import A, B, Pair, resend, trade
 from tests.shard.peers import Gateway, order, short_directory
 
 
@@ -43,29 +43,6 @@ def small_pair() -> Iterator[Pair]:
         pair = Pair(root, segment_bytes=20_000, snapshot_every_bytes=30_000)
         yield pair
         pair.close()
-
-
-def trade(gateway: Gateway, number: int, *, count: int = 10) -> dict[str, m.Executed]:
-    """Acknowledged orders, both sides, by client order id."""
-    batch = [order(count * number + one, Side(one % 2), 100 + one % 3) for one in range(count)]
-    answers: dict[str, m.Executed] = {}
-    for command, reply in zip(batch, gateway.ask(*batch), strict=True):
-        assert isinstance(reply, m.Executed)
-        answers[command.client_order_id] = reply
-    return answers
-
-
-def resend(gateway: Gateway, number: int, first: dict[str, m.Executed], *, count: int = 10) -> None:
-    """The same orders again: each has the answer that it had."""
-    for client_order_id, reply in trade(gateway, number, count=count).items():
-        before = first[client_order_id]
-        assert reply.duplicate
-        assert (reply.seq, reply.epoch, reply.order_id, reply.fills) == (
-            before.seq,
-            before.epoch,
-            before.order_id,
-            before.fills,
-        )
 
 
 def followed(gateway: Gateway) -> dict[int, bytes]:
@@ -225,8 +202,8 @@ def test_a_standby_that_is_too_far_behind_takes_the_snapshot_of_its_primary(smal
     pair.kill_node(B)
     gateway = pair.door()
     acknowledged = {}
-    for newest in range(4):
-        for number in range(10 * newest, 10 * newest + 10):
+    for newest in range(3):
+        for number in range(5 * newest, 5 * newest + 5):
             acknowledged[number] = trade(gateway, number, count=100)
         pair.until(lambda newest=newest: len(pair.snapshots(A)) > min(newest, 1))
     pair.until(lambda: pair.oldest(A) > 0)
@@ -265,7 +242,7 @@ def test_a_planned_switch_loses_no_answer(pair: Pair) -> None:
     batch = gateway.send(order(500))
     pair.until_serving(B)
     said = gateway.wait(batch)
-    assert isinstance(said, list) or said.reason == "NOT_PRIMARY"
+    assert isinstance(said, list) or said.reason in ("NOT_PRIMARY", "SHARD_DOWN")
     resend(pair.door(), 1, before)
     pair.until_paired()
     assert not pair.restarts
