@@ -158,15 +158,27 @@ class Supervisor:
             for row in self._call("supervisor.getAllProcessInfo")
         ]
 
+    def start(self, name: str) -> None:
+        """Start a program that has ended; returns at once."""
+        self._call("supervisor.startProcess", self._spec(name), False)
+
+    def stop(self, name: str) -> None:
+        """Ask a program to end, and do not start it again; returns at once."""
+        self._call("supervisor.stopProcess", self._spec(name), False)
+
     def shutdown(self) -> None:
         """Ask it to stop all programs and itself."""
         self._call("supervisor.shutdown")
 
-    def _call(self, method: str) -> Any:
+    def _spec(self, name: str) -> str:
+        rows = self._call("supervisor.getAllProcessInfo")
+        return next((f"{row['group']}:{name}" for row in rows if row["name"] == name), name)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
         # A proxy whose connection failed once may hang on the next call, so each call has its own.
         try:
             with xmlrpc.client.ServerProxy("http://localhost", _Transport(self._path)) as proxy:
-                return getattr(proxy, method)()
+                return getattr(proxy, method)(*arguments)
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as fault:
             raise Unavailable(f"supervisor at {self._path} does not answer {method}: {fault}") from fault
 

@@ -1,4 +1,4 @@
-"""Two judges that share nothing but the engine agree: the checker, which reads the log, and the search, which never does."""
+"""Two judges that share only the engine agree: the checker, which reads the log, and the search, which never does."""
 
 import random
 from pathlib import Path
