@@ -125,11 +125,10 @@ class Council:
             self._cluster.on_gone(node, incarnation, self._world.now_ns)
             self._perform(self._cluster.ready())
 
-    def switch(self) -> None:
-        """An operator wants the other node to lead."""
+    def operate(self, wish: m.Switch | m.Elect) -> None:
+        """An operator wants another node to lead."""
         if self.up and self._cluster is not None:
-            self._world.tell("operator asks for a planned switch")
-            self._cluster.on_message(b"cli:ops", m.Switch("ops", "s0"), self._world.now_ns)
+            self._cluster.on_message(b"cli:ops", wish, self._world.now_ns)
             self._perform(self._cluster.ready())
 
     def _tick(self, life: int) -> None:

@@ -17,7 +17,7 @@ from gateway.core.problems import Problem
 from tests.sim.shell import COORDINATOR, Shell
 from tests.sim.world import MS, US, WALL_NS, Network, World
 
-DEADLINES_NS = (150 * MS, 500 * MS, 2_000 * MS)
+DEADLINES_NS = (60 * MS, 300 * MS, 2_000 * MS)
 """How long a gateway tries for its clients; each gateway has one of these."""
 Told = Callable[["Answer"], None]
 

@@ -4,6 +4,7 @@ from random import Random
 
 from msgspec import Struct
 
+from exchange import messages as m
 from tests.sim.council import Council
 from tests.sim.entry import Gateway
 from tests.sim.oracle import Oracle
@@ -46,6 +47,7 @@ KINDS = {
     "lose store answers": 3,
     "kill gateway": 2,
     "switch": 3,
+    "elect": 3,
     "kill both": 2,
 }
 """How often each kind comes, relatively. Each run uses some of them only: what is rare in a mixture is common alone."""
@@ -130,13 +132,13 @@ class Fate:
             case "stop machine":
                 if self._may_lose_tail(other):
                     self._kill(shell, fault, "its machine stops")
-                    shell.disk.stop_machine()
-                    self._lose_tail(shell)
+                    shell.stop_machine()
+                    self._hurt[shell.name] = True
             case "stop machine at step":
                 if shell.doom is None and self._may_lose_tail(other):
                     shell.doom, shell.doom_stops_machine = list(Step)[fault.number % len(Step)], True
                     shell.down_ns = fault.for_ns
-                    self._lose_tail(shell)
+                    self._hurt[shell.name] = True
             case "pause":
                 if shell.up and not shell.paused:
                     shell.pause()
@@ -152,7 +154,7 @@ class Fate:
                 if self._may_lose_tail(other):
                     shell.disk.broken_syncs = 1
                     shell.down_ns = fault.for_ns
-                    self._lose_tail(shell)
+                    self._hurt[shell.name] = True
             case "replace disk":
                 if self._may_lose_all(other):
                     self._kill(shell, fault, "its disk is replaced")
@@ -180,7 +182,9 @@ class Fate:
                 gateway.die()
                 world.after(fault.for_ns, gateway.start)
             case "switch":
-                self._council.switch()
+                self._council.operate(m.Switch("ops", "s0"))
+            case "elect":
+                self._council.operate(m.Elect("ops", "s0", fault.target, False))
 
     def _kill(self, shell: Shell, fault: Fault, why: str) -> None:
         shell.down_ns = fault.for_ns
@@ -204,11 +208,6 @@ class Fate:
         ):
             self._hurt.clear()
         return not self._relaxed or not self._hurt.get(other.name)
-
-    def _lose_tail(self, shell: Shell) -> None:
-        if self._relaxed:
-            self._hurt[shell.name] = True
-            self._oracle.damaged(shell.name)
 
     def _may_lose_all(self, other: Shell) -> bool:
         """The other node is in sync, well and running, and nothing else is wrong."""

@@ -145,6 +145,15 @@ class Shell:
             if self._dice.random() < 0.7:
                 self._world.after(self._dice.randrange(20 * MS), self.on_end, self.name, self.node.incarnation)
 
+    def stop_machine(self) -> None:
+        """What was not synced may be gone."""
+        self.disk.stop_machine()
+        self._lose_tail()
+
+    def _lose_tail(self) -> None:
+        if self._relaxed:
+            self._oracle.damaged(self.name)
+
     def pause(self) -> None:
         self.paused = True
         self._world.tell(f"{self.name} stands still")
@@ -298,6 +307,7 @@ class Shell:
             self.disk.sync(seq)
         except DiskFault as fault:
             self.disk.suspect_seq = node.synced_seq
+            self._lose_tail()
             raise Died(f"{fault} fails, durable is {node.synced_seq}") from fault
         node.on_synced(seq)
 
@@ -320,7 +330,7 @@ class Shell:
     def _step(self, step: Step) -> None:
         if self.doom is step:
             if self.doom_stops_machine:
-                self.disk.stop_machine()
+                self.stop_machine()
             raise Died(f"at step {step.name.lower()}{', with its machine' if self.doom_stops_machine else ''}")
 
     # --- what comes ---------------------------------------------------------------------------------------------------
