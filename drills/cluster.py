@@ -91,6 +91,13 @@ class Cluster:
         except Unavailable:
             return ""
 
+    def switch(self, shard: str) -> None:
+        """Have a primary hand over. Unavailable when it does not."""
+        with Control(self.config) as control:
+            refused = control.switch(shard)
+        if refused:
+            raise Unavailable(f"shard {shard} does not change hands: {refused}")
+
     def signal(self, name: str, number: signal.Signals) -> bool:
         """Send a signal to a daemon; False when it is not running just now."""
         try:
