@@ -75,7 +75,7 @@ class JournalReader:
         return self._take(place)
 
     def _take(self, place: Place) -> bytes:
-        block = self._read(place, self._bytes_max)
+        block = self._read(place, max(self._bytes_max, HEAD_BYTES))
         end = _hop(block, place)
         if end == place and len(block) >= HEAD_BYTES:
             one = record_size(_HEAD.unpack_from(block)[3])

@@ -24,7 +24,7 @@ DIVERGENT_BYTES_MAX = 1024 * 1024 * 1024
 
 def divergent_paths(directory: Path) -> list[Path]:
     """What was archived, oldest first; `journal_file.open_segment` reads each."""
-    return sorted((directory / DIVERGENT).glob("*.records"), key=lambda path: int(path.stem.partition("-")[2]))
+    return sorted((directory / DIVERGENT).glob("*.records"), key=_archived_when)
 
 
 def can_cut(directory: Path, seq: int) -> bool:
@@ -82,6 +82,7 @@ def rebuild(
     reach(Point.REBUILD_PLACED)
     state = new_journal(state)
     save_state(directory, state)
+    _bound(directory)
     return state
 
 
@@ -117,6 +118,11 @@ def _archive_segments(directory: Path, paths: list[Path], now_ns: int) -> None:
 
 def _archived(directory: Path, after_seq: int, now_ns: int) -> Path:
     return directory / DIVERGENT / f"{after_seq:020d}-{now_ns}.records"
+
+
+def _archived_when(path: Path) -> tuple[int, int]:
+    after_seq, _, ns = path.stem.partition("-")
+    return int(ns), int(after_seq)
 
 
 def _bound(directory: Path) -> None:
