@@ -14,12 +14,12 @@ INSTALLED := $(if $(CARGO),$(VENV)/.installed-native,$(VENV)/.installed-pure)
 CHECKOUT_PTH := $(VENV)/lib/python3.*/site-packages/shardex-checkout.pth
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help setup demo test torture lint format bench clean
+.PHONY: help setup demo test sim torture failover partition lint format bench clean
 .DELETE_ON_ERROR:
 
 help: ## this list
 	@echo "shardex: a sharded multi-process exchange"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## build what is missing into .venv (quick when nothing has changed)
 
@@ -29,8 +29,18 @@ demo: setup ## a whole exchange to play with; Ctrl-C ends it and leaves nothing 
 test: lint ## everything: style, types, layers, native crate, tests (PYTEST_ARGS="-k journal")
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
 
-torture: setup ## the long tests
+sim: setup ## simulated faults on the real cores (SEEDS=100000)
+	$(BIN)/python -m tests.sim --seeds $(or $(SEEDS),2000) $(ARGS)
+
+torture: setup ## a real cluster loses random parts under load, the checker judges (KILLS=1000)
+	$(BIN)/python -m drills.torture --kills $(or $(KILLS),50) $(ARGS)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+failover: setup ## how long nobody gets through when a shard changes hands
+	$(BIN)/python -m drills.failover $(ARGS)
+
+partition: setup ## cut cables between real hosts in network namespaces (root, ip, iptables)
+	$(BIN)/python -m drills.partition $(ARGS)
 
 lint: setup ## style, types, layers and the native crate, without running the Python tests
 	$(BIN)/ruff check .
