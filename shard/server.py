@@ -35,6 +35,7 @@ from shard.refill import Refill
 from shard.rejoin import can_cut, cut_behind, rebuild
 from shard.snapshot_file import SnapshotWriter, remove_temporaries
 from shard.supply import Supply
+from shard.trace import Trace
 from shard.vitals import Vitals
 
 MESSAGES_PER_TURN = 256
@@ -119,6 +120,7 @@ class Server:
         self._directory = directory
         self._state = state
         self._note = note
+        self._trace = Trace(directory)
         self._session = uuid.uuid4().hex
         self._lossy = state.boot_id not in ("", boot_id()) and state.clean_seq < 0
         self._ceilings = config.engine_config()
@@ -140,6 +142,7 @@ class Server:
             shrink_ns=config.replication.shrink_ms * NS_PER_MS,
         )
         self._node.on_synced()
+        self._trace.note("sync", seq=self._node.synced_seq)
         self._journal = JournalFile(directory, segment_bytes=config.journal.segment_bytes)
         self._background = BackgroundSync(self._journal)
         self._supply = Supply(self._node, directory, daemon.log)
@@ -197,6 +200,7 @@ class Server:
         self._supply.close()
         self._background.close()
         self._snapshots.abandon()
+        self._trace.close()
         self._note.close()
 
     def mark_suspect(self, fault: OSError) -> None:
@@ -260,6 +264,7 @@ class Server:
             reach(Point.PROMISE_BEFORE)
             promised = max(node.promise, self._state.promised_epoch)
             self._save(promised_epoch=promised, view_ver=max(ver, self._state.view_ver))
+            self._trace.note("promise", promised)
             reach(Point.PROMISE_AFTER)
             self._log.info("view", ver=ver, epoch=node.promise, mode=node.mode)
         if node.promise > node.promised:
@@ -274,6 +279,7 @@ class Server:
         for record, after in node.formed:
             self._supply.note(self._journal.append(record, before, after.epoch))
             before = after
+        self._trace.note("write", node.formed[-1][1].epoch, before.seq)
         reach(Point.W5_WRITTEN if leads else Point.W6_WRITTEN)
         for peer, header, payload in node.replicate():
             self._link.to_standby(peer, header, payload)
@@ -293,6 +299,7 @@ class Server:
             self._vitals.on_synced(monotonic_ns() - began_ns)
             node.on_synced()
             self._note.write(node.synced_seq)
+            self._trace.note("sync", seq=node.synced_seq)
             reach(Point.W5_SYNCED if node.role is Role.PRIMARY else Point.W6_SYNCED)
             return
         finished = self._background.finished()
@@ -300,12 +307,17 @@ class Server:
             self._vitals.on_synced(finished.took_ns)
             node.on_synced(finished.seq)
             self._note.write(node.synced_seq)
+            self._trace.note("sync", seq=node.synced_seq)
         if node.synced_seq < node.replica.position.seq:
             self._background.begin(node.replica.position.seq, self._turn_ns)
 
     def _perform(self, ready: Ready) -> None:
         """Let go what may leave."""
+        node = self._node
         if ready.send or ready.publish:
+            if node.role is Role.PRIMARY and node.view is not None:
+                released_seq = node.replica.committed_seq
+                self._trace.note("release", node.view.epoch, released_seq, node.required, node.view.ver)
             reach(Point.W8_BEFORE_RELEASE)
         for peer, header, payload in ready.send:
             # False = the peer is gone: it will ask again, or resolve what it does not know.
@@ -319,6 +331,7 @@ class Server:
         if ready.to_primary:
             reach(Point.W6_BEFORE_ACK)
         for header, payload in ready.to_primary:
+            self._trace.note_sent(header)
             self._link.to_primary(header, payload)
         if ready.control:
             reach(Point.ISR_BEFORE_ASK)
@@ -463,6 +476,7 @@ class Server:
         if incarnation != self._node.incarnation:
             changes = {"promised_epoch": epoch, "incarnation": incarnation, "boot_id": boot_id()}
             self._save(**changes, clean_seq=-1, suspect_seq=-1)
+            self._trace.note("promise", epoch)
             self._journal.open(self._node.replica.position, self._segment_head)
             self._log.info("registered", epoch=epoch, incarnation=incarnation, seq=self._node.replica.position.seq)
         self._node.on_registered(epoch, incarnation)

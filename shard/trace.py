@@ -15,7 +15,9 @@ release   as a primary: everything up to seq leaves; `required` = the node whose
 import os
 from pathlib import Path
 
+from exchange import messages as m
 from exchange.clock import monotonic_ns
+from exchange.wire import decode_replica
 
 TRACE_FILE = "trace.ndjson"
 VARIABLE = "SHARDEX_TRACE"
@@ -41,6 +43,13 @@ class Trace:
             f'"kind":"{kind}","at_ns":{monotonic_ns()},"epoch":{epoch},"seq":{seq},"required":"{required}","ver":{ver}'
         )
         os.write(self._descriptor, b"{%b}\n" % line.encode())
+
+    def note_sent(self, header: bytes) -> None:
+        """A message goes to the primary: an acknowledgement is a deed."""
+        if self._descriptor >= 0:
+            message = decode_replica(header)
+            if isinstance(message, m.Appended):
+                self.note("ack", message.epoch, message.last_seq)
 
     def close(self) -> None:
         """Close the file."""

@@ -190,7 +190,7 @@ def i8_releases(shard: str, notes: Mapping[str, Sequence[Note]], line: Line) -> 
     for node, told in notes.items():
         for note in told:
             if note.kind == "release" and line.base_seq < note.seq and note.epoch < line.epoch:
-                end_seq = ends.get(note.epoch, 0)
+                end_seq = max((seq for epoch, seq in ends.items() if epoch <= note.epoch), default=0)
                 if note.seq > end_seq:
                     sentence = f"{node} released seq {note.seq} in term {note.epoch}, which ends at seq {end_seq} now"
                     yield Finding("I8", shard, sentence, {"node": node, "epoch": note.epoch, "seq": note.seq})

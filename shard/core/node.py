@@ -186,6 +186,12 @@ class Node:
         return self._now_ns - self.heard_ns > self._shrink_ns
 
     @property
+    def required(self) -> str:
+        """Whose acknowledgement a commit waits for; "" = nobody's, or this node does not lead."""
+        member = self._insync.required if self._insync is not None else None
+        return member.node if member is not None else ""
+
+    @property
     def following(self) -> bool:
         """A standby whose journal goes on as its primary's does."""
         return self.role is Role.STANDBY and self._intake.joined
