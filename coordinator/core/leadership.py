@@ -3,7 +3,7 @@
 Laws
     Every change is one compare-and-set of the shard's record, and is told only after it is durable.
     A primary whose process has ended is replaced at once. One that is merely silent is suspect after a while; while its
-    standby says that it hears the primary, it is the way to us that is cut, and the change waits for HOLD_NS.
+    standby says that it hears the primary, it is the way to us that is cut: it serves on, and the change waits HOLD_NS.
     Nobody outside the in-sync set ever leads by itself, and a shard that changes hands too often is left to operators.
     Whatever is asked of a primary has an end: it is told to go on when a switch is not to be.
 """
@@ -344,12 +344,12 @@ class Leadership:
         if primary == NOBODY or not self._health.silent(_place(primary[0]), now_ns):
             self._suspect_ns = None
             return
-        self.serving = False
         if self._suspect_ns is None:
             self._suspect_ns = now_ns
         ended = self._health.has_ended(_place(primary[0]))
         if not ended and now_ns - self._suspect_ns < HOLD_NS and self._is_heard_by_standby(now_ns):
             return
+        self.serving = False
         try:
             changed = groups.fail_over(self.group, self._alive(now_ns), rules=self._rules)
         except Denied:

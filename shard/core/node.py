@@ -30,6 +30,7 @@ from exchange.wire import decode_replica, encode
 from shard.core.insync import InSync, Session, session
 from shard.core.intake import Intake
 from shard.core.journal import Position
+from shard.core.probation import Probation
 from shard.core.replica import Phase, Replica
 from shard.core.rules import ALL, Rules
 from shard.core.standing import Fetch, Standing
@@ -138,6 +139,7 @@ class Node:
         # primary
         self._led_epoch = 0
         self._insync: InSync | None = None
+        self._probation = Probation()
         self._standing: Standing | None = None
         self._trails: deque[tuple[int, int, int]] = deque(maxlen=TRAILS_MAX)
         self._progress_ns = 0
@@ -181,15 +183,15 @@ class Node:
         return "joining" if self._standing is not None and not self._silent else "solo"
 
     @property
-    def _silent(self) -> bool:
-        """The node that is required, or the one that may be, was not heard for too long."""
-        return self._now_ns - self.heard_ns > self._shrink_ns
-
-    @property
     def required(self) -> str:
         """Whose acknowledgement a commit waits for; "" = nobody's, or this node does not lead."""
         member = self._insync.required if self._insync is not None else None
         return member.node if member is not None else ""
+
+    @property
+    def _silent(self) -> bool:
+        """The node that is required, or the one that may be, was not heard for too long."""
+        return self._now_ns - self.heard_ns > self._shrink_ns
 
     @property
     def following(self) -> bool:
@@ -468,6 +470,7 @@ class Node:
         self.role = Role.PRIMARY
         self._led_epoch = view.epoch
         self._insync = InSync(self._node, view, self._rules)
+        self._probation = Probation()
         self.heard_ns = self._progress_ns = self._now_ns
         self.replica.begin_term(view.epoch, self.incarnation, self._instruments, self._wall_ns)
         self._notes.append(f"leads term {view.epoch} from seq {self.replica.position.seq}")
@@ -488,7 +491,7 @@ class Node:
     def _watch(self, insync: InSync, view: m.ShardView) -> None:
         before = insync.standby
         insync.on_view(view)
-        if insync.standby != before:
+        if insync.standby not in (None, before):
             self.heard_ns = self._now_ns
         self._review(insync)
 
@@ -545,6 +548,8 @@ class Node:
         """A sign of life of the node that is required, or of one that may be."""
         standby = self._insync.standby if self._insync is not None else None
         if standby is None or session(standby) == who:
+            if self._now_ns - self.heard_ns > self._shrink_ns // 2:
+                self._probation.interrupted(self._now_ns)
             self.heard_ns = self._now_ns
 
     def _agrees(self, message: m.Appended, peer: bytes) -> bool:
@@ -588,9 +593,14 @@ class Node:
             if silent and self._solo:
                 # What was acknowledged by both must be durable here before this node may be the only one (R3).
                 self._sync_first = self.synced_seq < self.replica.position.seq
+                dropped = session(insync.standby)
                 question = None if self._sync_first else insync.ask([me], now_ns)
+                if question is not None:
+                    self._probation.dropped(dropped, now_ns)
         elif standing is None or silent or standing.sent_seq < self.replica.position.seq:
             insync.forget()
+        elif not self._probation.passed(session(standing.member), now_ns):
+            insync.forget()  # what it acknowledges meanwhile is welcome, and nobody waits for it
         else:
             self._commit(insync)
             insync.require(standing.member)
