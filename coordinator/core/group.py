@@ -158,7 +158,7 @@ def change_isr(
 
     `ver` = the record's version in the store, `asked_ver` = the one that the request names.
     """
-    if epoch != group.epoch or asker != group.primary:
+    if epoch != group.epoch or asker != group.primary or asker == NOBODY:
         raise Denied(f"{asker[0]} leads no term {epoch}: term {group.epoch} is led by {group.primary[0] or 'nobody'}")
     if frozen(isr) == frozen(group.isr):
         return group

@@ -112,7 +112,9 @@ class Gateway:
 
     def _enter(self, commands: list[m.Command], number: int) -> None:
         sweep = isinstance(commands[0], m.MassCancel)
-        run = Run(commands, self._world.now_ns + self._deadline_ns, lambda settled: self._tell(number, settled), sweep=sweep)
+        run = Run(
+            commands, self._world.now_ns + self._deadline_ns, lambda settled: self._tell(number, settled), sweep=sweep
+        )
         problem = self.lane.enter(run)
         if problem is not None:
             self._tell(number, Settled(run, [], problem, False))

@@ -149,7 +149,9 @@ class Fate:
             case "isolate":
                 names = {name for link in LINKS for name in link} - {fault.target}
                 peers = sorted(names if fault.number % 2 else names - {"g0", "g1"})
-                self._block([pair for peer in peers for pair in ((fault.target, peer), (peer, fault.target))], fault.for_ns)
+                self._block(
+                    [pair for peer in peers for pair in ((fault.target, peer), (peer, fault.target))], fault.for_ns
+                )
             case "break sync":
                 if self._may_lose_tail(other):
                     shell.disk.broken_syncs = 1

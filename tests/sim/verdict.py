@@ -52,7 +52,9 @@ class Verdict:
                     raise Violation("I2", f"term {head.epoch} does not begin with EpochStart")
                 leader = self._oracle.leaders.get(head.epoch)
                 if leader != (first.node, first.incarnation):
-                    raise Violation("I2", f"term {head.epoch} of {leader} is written by {first.node} {first.incarnation}")
+                    raise Violation(
+                        "I2", f"term {head.epoch} of {leader} is written by {first.node} {first.incarnation}"
+                    )
             replies, frame = decode_outcome(self.engine.apply(record))
             self._commands |= dict(enumerate(commands, head.first_seq))
             self._replies |= dict(enumerate(replies, head.first_seq))
