@@ -25,6 +25,20 @@ def spread(values_ns: Iterable[int]) -> Spread:
     return Spread(len(ordered), *[_ms(ordered, share) for share in (0.5, 0.99, 1.0)])
 
 
+def percentile_ms(values_ns: Iterable[int], percentile: int) -> float:
+    """By nearest rank; 0 without values."""
+    ordered = sorted(values_ns)
+    return _ms(ordered, percentile / 100) if ordered else 0.0
+
+
+def outage_ns(successes: Sequence[int], at_ns: int, until_ns: int) -> int:
+    """Longest time without a success that is under way at `at_ns` or begins before `until_ns`, counted from `at_ns`."""
+    first = max(0, bisect_right(successes, at_ns) - 1)
+    last = min(len(successes) - 1, bisect_left(successes, until_ns))
+    pauses = [successes[place + 1] - max(at_ns, successes[place]) for place in range(first, last)]
+    return max(pauses, default=until_ns - at_ns)
+
+
 def longest_pause_ns(successes: Sequence[int], from_ns: int, until_ns: int) -> int:
     """Longest time between two successes that overlaps the stretch; `successes` ascend."""
     first = max(0, bisect_right(successes, from_ns) - 1)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from drills.checker.report import Report
 from drills.clients import Client, Recorder, markets_of
 from drills.cluster import Cluster, aside
 from drills.faults import KINDS, Fault, Faults
-from drills.outages import Spread, longest_pause_ns, spread
+from drills.outages import Spread, outage_ns, spread
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S
 from exchange.errors import ShardexError, Unavailable
@@ -36,6 +37,9 @@ SETTLE_S = 90.0
 CHECK_S = 900.0
 EFFECT_NS = 5 * NS_PER_S
 """A pause that begins later than this after a fault is not its effect."""
+DOOR = "gateway"
+DOOR_NS = 8 * NS_PER_S
+"""Around a fault of the gateway, what clients see is not measured against other faults."""
 
 
 class Result(Struct):
@@ -170,15 +174,23 @@ class Torture:
         result.images = self._subscriber.images
         successes = {shard: sorted(times) for shard, times in recorder.successes.items()}
         pauses: dict[str, list[int]] = {}
-        for fault in self._struck:
-            for shard in successes if not fault.shard else [fault.shard]:
-                pause_ns = longest_pause_ns(successes[shard], fault.at_ns, fault.at_ns + EFFECT_NS)
-                pauses.setdefault(f"{fault.kind} {fault.part}", []).append(pause_ns)
+        for fault, following in zip_longest(self._struck, self._struck[1:]):
+            if fault.part != DOOR and self._behind_closed_door(fault.at_ns):
+                continue
+            until_ns = min(fault.at_ns + EFFECT_NS, following.at_ns if following else fault.at_ns + EFFECT_NS)
+            for shard in [fault.shard] if fault.shard else successes:
+                pauses.setdefault(f"{fault.kind} {fault.part}", []).append(
+                    outage_ns(successes[shard], fault.at_ns, until_ns)
+                )
         result.without_success_ms = {what: spread(values) for what, values in sorted(pauses.items())}
         try:
             result.epochs = {shard.shard: shard.epoch for shard in self._cluster.status().shards}
         except Unavailable as trouble:
             result.troubles.append(str(trouble))
+
+    def _behind_closed_door(self, at_ns: int) -> bool:
+        """The only gateway was away then: what a client saw says nothing about shards."""
+        return any(one.part == DOOR and abs(one.at_ns - at_ns) < DOOR_NS for one in self._struck)
 
     def _progress(self, number: int) -> None:
         recorder = self._recorder
@@ -205,9 +217,8 @@ def lines(result: Result) -> list[str]:
         + ", ".join(f"{shard} in term {epoch}" for shard, epoch in r.epochs.items()),
     ]
     for what, s in r.without_success_ms.items():
-        said.append(
-            f"without a success after {what}: p50 {s.p50:,.0f} ms, p99 {s.p99:,.0f} ms, longest {s.longest:,.0f} ms"
-        )
+        times = f"p50 {s.p50:,.0f} ms, p99 {s.p99:,.0f} ms, longest {s.longest:,.0f} ms"
+        said.append(f"without a success after {what} ({s.count}): {times}")
     return said + r.sentences + [f"trouble: {trouble}" for trouble in r.troubles]
 
 
