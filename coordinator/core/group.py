@@ -29,7 +29,7 @@ Session = tuple[str, int]
 NOBODY: Session = ("", 0)
 
 Log = tuple[int, int]
-"""(term of the last record, last seq): of two nodes' logs the greater one has every acknowledged record of the other."""
+"""(term of the last record, last seq): of two logs the greater one has every acknowledged record of the other."""
 
 
 class Denied(Exception):
@@ -126,8 +126,8 @@ def refusal(
     known = group.nodes.get(name)
     if promised_epoch > group.epoch:
         return (
-            f"METADATA_BEHIND: {name!r} of shard {shard!r} has promised epoch {promised_epoch}, the control store knows "
-            f"only {group.epoch}: the store went back in time; restore its newest copy"
+            f"METADATA_BEHIND: {name!r} of shard {shard!r} has promised epoch {promised_epoch}, the control store "
+            f"knows only {group.epoch}: the store went back in time; restore its newest copy"
         )
     if known is None or name not in [node for node, _ in group.isr] or _living(group, name, alive):
         return ""
@@ -138,8 +138,8 @@ def refusal(
         )
     if promised_epoch < group.served_epoch:
         return (
-            f"JOURNAL_BEHIND: {name!r} of shard {shard!r} has served epoch {group.served_epoch}, its journal knows only "
-            f"{promised_epoch}: the data directory went back in time; restore its newest copy"
+            f"JOURNAL_BEHIND: {name!r} of shard {shard!r} has served epoch {group.served_epoch}, its journal knows "
+            f"only {promised_epoch}: the data directory went back in time; restore its newest copy"
         )
     return ""
 
@@ -191,7 +191,7 @@ def promote(group: Group, member: Session) -> Group:
 
 
 def weigh(group: Group, logs: Mapping[Session, Log]) -> Group:
-    """Compare logs (R8). `logs`: of present sessions, as named by nodes that know this very record: theirs grow no more.
+    """Compare logs (R8). `logs`: of present sessions, named by nodes that know this very record: they grow no more.
 
     Unchanged while the log of a known node is missing.
     """

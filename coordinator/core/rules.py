@@ -1,4 +1,4 @@
-"""The coordinator's rules by name. Production has all of them; a test switches one off and must see a checker object."""
+"""The coordinator's rules by name. Production has all of them; a test switches one off and must see it missed."""
 
 from msgspec import Struct
 
@@ -15,7 +15,7 @@ class Rules(Struct, frozen=True):
     session_starts_term: bool = True
     """R8: a primary that starts again leads a new term."""
     weigh_lossy: bool = True
-    """R8: in the mode `replicated` an only member that may have lost records does not lead before logs were compared."""
+    """R8: in the mode `replicated` an only member that may have lost records leads only after logs were compared."""
 
 
 ALL = Rules()

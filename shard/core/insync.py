@@ -18,8 +18,8 @@ def session(member: m.Member) -> Session:
 class InSync:
     """The maximal view of one term: the recorded in-sync set and whoever is being added.
 
-    One question to the store at a time. It names the `ver` that it wants to change, so it is decided once and for all by
-    the first view with a higher one, or by a refusal: no late copy of it can be granted after that.
+    One question to the store at a time. It names the `ver` that it wants to change, so it is decided once and for all
+    by the first view with a higher one, or by a refusal: no late copy of it can be granted after that.
     """
 
     def __init__(self, node: str, view: m.ShardView, rules: Rules) -> None:

@@ -1,4 +1,4 @@
-"""One node of a replicated shard: who it is in this term, what it sends to the other node, what counts as committed. Pure.
+"""One node of a replicated shard: who it is in this term, what it tells the other node, what is committed. Pure.
 
 A turn of the shell, in this order, which is the safety argument (rules R1 to R10, W3 to W8 of docs/PROTOCOL.md):
 
@@ -300,15 +300,16 @@ class Node:
             self._review(self._insync)
 
     def on_step_down(self, request: m.StepDown) -> None:
-        """Planned switch: form no more records; hand over when everything is acknowledged. Ignored when it is not apt."""
+        """Planned switch: form no more records; hand over when everything is acknowledged. Ignored when not apt."""
         insync = self._insync
-        if insync is not None and request.epoch == insync.view.epoch and self._stepping is None:
-            if insync.standby is not None and session(insync.standby) == session(request.to):
-                self._stepping = request
-                self._stepping_ns = self._now_ns
-                self._drained_ns = 0
+        if insync is None or request.epoch != insync.view.epoch or self._stepping is not None:
+            return
+        if insync.standby is not None and session(insync.standby) == session(request.to):
+            self._stepping = request
+            self._stepping_ns = self._now_ns
+            self._drained_ns = 0
 
-    # --- cues: customers and time ---------------------------------------------------------------------------------------
+    # --- cues: customers and time -------------------------------------------------------------------------------------
 
     def on_order(self, header: bytes, payload: bytes, peer: bytes, wall_ns: int) -> None:
         """A message from the orders Router."""
@@ -335,7 +336,7 @@ class Node:
             if not self._intake.joined:
                 self._join()
 
-    # --- cues: the other node --------------------------------------------------------------------------------------------
+    # --- cues: the other node -----------------------------------------------------------------------------------------
 
     def on_link(self, header: bytes, payload: bytes, peer: bytes, now_ns: int) -> None:
         """A message from the other node; `peer` names it at the Router, b"" for the Dealer."""
@@ -385,7 +386,7 @@ class Node:
         self.oldest_seq = oldest_seq
         self._standing = None
 
-    # --- the turn -----------------------------------------------------------------------------------------------------------
+    # --- the turn -----------------------------------------------------------------------------------------------------
 
     def on_promised(self) -> None:
         """`promise` is durable."""
@@ -461,7 +462,7 @@ class Node:
         self._to_standby, self._to_primary, self._control, self._notes, self._files = [], [], [], [], []
         return ready
 
-    # --- primary ----------------------------------------------------------------------------------------------------------------
+    # --- primary ------------------------------------------------------------------------------------------------------
 
     def _lead(self, view: m.ShardView) -> None:
         """R6: the whole log is truth; the term opens with EpochStart."""
@@ -616,13 +617,12 @@ class Node:
             return
         if self._now_ns - self._stepping_ns > STEP_DOWN_NS:
             self._stepping = None
-        elif standing is not None and standing.acked_seq == seq == self.replica.committed_seq:
-            if not self._drained_ns or self._now_ns - self._drained_ns >= JOIN_RETRY_NS:
-                self._drained_ns = self._now_ns
-                epoch = insync.view.epoch
-                self._control.append(
-                    encode(m.Drained(self._shard, epoch, self._node, self.incarnation, stepping.to, seq))
-                )
+            return
+        drained = standing is not None and standing.acked_seq == seq == self.replica.committed_seq
+        if drained and (not self._drained_ns or self._now_ns - self._drained_ns >= JOIN_RETRY_NS):
+            self._drained_ns = self._now_ns
+            epoch = insync.view.epoch
+            self._control.append(encode(m.Drained(self._shard, epoch, self._node, self.incarnation, stepping.to, seq)))
 
     def _append(self, standing: Standing, records: bytes, last_seq: int) -> None:
         self._beat_ns = self._now_ns
@@ -641,7 +641,7 @@ class Node:
             self.promise = max(self.promise, message.epoch)
             self._step_back(f"fenced by term {message.epoch}: stepping back")
 
-    # --- standby -------------------------------------------------------------------------------------------------------------------
+    # --- standby ------------------------------------------------------------------------------------------------------
 
     def _follow(self, before: m.ShardView | None, view: m.ShardView) -> None:
         if self.role is Role.PRIMARY:
@@ -714,7 +714,7 @@ class Node:
         appended = m.Appended(epoch, self.incarnation, primary, position.seq, position.chain, trail)
         self._to_primary.append((encode(appended), b""))
 
-    # --- both ------------------------------------------------------------------------------------------------------------------------
+    # --- both ---------------------------------------------------------------------------------------------------------
 
     def _note_term(self, after: Position) -> None:
         term = m.Term(after.epoch, after.seq, after.chain)

@@ -215,7 +215,7 @@ def test_whatever_happens_the_laws_hold(steps: list[tuple[str, str, bool]]) -> N
         check(group)
         assert group.epoch >= before.epoch
         assert not before.isr or group.isr
-        if group.primary != before.primary and group.primary != NOBODY:
+        if group.primary not in (before.primary, NOBODY):
             assert group.epoch > before.epoch
             known = [node for node, _ in before.isr]
             assert not known or group.primary[0] in known or group.unclean

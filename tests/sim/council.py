@@ -113,10 +113,10 @@ class Council:
     def hear(self, source: str, message: tuple[Any, ...]) -> None:
         if not self.up or self._cluster is None:
             return
-        if source[0] == "g":
-            self._cluster.on_message(f"gateway:{source}".encode(), decode_coordinator_inbound(message[0]), self._world.now_ns)  # type: ignore[arg-type]  # fmt: skip
-        else:
-            self._cluster.on_message(f"shard:{source}".encode(), decode_coordinator_inbound(message[0]), self._world.now_ns)  # type: ignore[arg-type]  # fmt: skip
+        role = "gateway" if source[0] == "g" else "shard"
+        heard = decode_coordinator_inbound(message[0])
+        assert not isinstance(heard, m.AskStatus | m.Administer)
+        self._cluster.on_message(f"{role}:{source}".encode(), heard, self._world.now_ns)
         self._perform(self._cluster.ready())
 
     def process_ended(self, node: str, incarnation: int) -> None:

@@ -124,10 +124,10 @@ class Disk:
         _, at, size, file, _ = self._index[number]
         return bytes(file.content[at : at + size])
 
-    def take_snapshot(self, position: Position, body: bytes) -> None:
+    def take_snapshot(self, position: Position, body: bytes, committed_seq: int) -> None:
         """Keep it and remove the segments that it makes superfluous."""
         self.snapshot = position, body
-        while len(self._files) > 1 and self._files[1].head.base_seq <= position.seq:
+        while len(self._files) > 1 and self._files[1].head.base_seq <= min(position.seq, committed_seq):
             removed = self._files.pop(0)
             self._index = [entry for entry in self._index if entry[3] is not removed]
 

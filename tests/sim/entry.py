@@ -8,7 +8,6 @@ from msgspec import Raw, Struct
 
 from exchange import messages as m
 from exchange.domain import NS_PER_S
-from exchange.limits import BEAT_INTERVAL_NS
 from exchange.membership import Membership
 from exchange.wire import decode_coordinator_outbound, decode_shard_outbound
 from gateway.core.doubt import doubtful, question, verdict
@@ -223,7 +222,8 @@ class Client:
                 return m.Cancel(self.name, instrument, 0, target)
             ident = self._fresh()
             if draw < 0.3:
-                return m.Replace(self.name, ident, instrument, 0, target, dice.randint(95, 105), dice.randint(1, 20), 0, client_ns=self._stamp())  # fmt: skip
+                price, quantity = dice.randint(95, 105), dice.randint(1, 20)
+                return m.Replace(self.name, ident, instrument, 0, target, price, quantity, 0, client_ns=self._stamp())
             return m.Reduce(self.name, ident, instrument, 0, target, dice.randint(1, 5), client_ns=self._stamp())
         if draw < 0.38:
             return m.MassCancel(self.name, dice.randrange(self._instruments))

@@ -1,7 +1,7 @@
 """The rules, each switched off: the simulation must object to every one of them.
 
 Some rules are covered twice. A mutant then switches off both, because with the second belt on nothing can be seen:
-R1 and R9 are backed by the comparison of chains (J1), which finds a standby whose log is another one when it acknowledges.
+R1 and R9 are backed by the comparison of chains (J1), which finds a standby with another log when it acknowledges.
 """
 
 from coordinator.core.rules import Rules as CoordinatorRules

@@ -58,7 +58,7 @@ class Oracle:
         self.running.pop(node, None)
 
     def damaged(self, node: str) -> None:
-        """Fate took something from this disk that it may take: the session that relied on it is over, and not blamed."""
+        """Fate took something from this disk that it may take: the session that relied on it is not blamed."""
         self.excused[self.group.current(node)] = None
 
     def snapshot_of(self, node: str) -> tuple[Position, bytes] | None:

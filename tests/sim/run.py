@@ -129,5 +129,5 @@ def _what_is_missing(oracle: Oracle, clients: list[Client], consumers: list[Cons
     return (
         f"term {group.epoch} of {group.primary}, in sync {list(group.isr)}, serving {serving}, undecided {busy}, "
         f"consumers at {cursors}, committed {oracle.committed_seq}, weighing {group.weighing}, "
-        f"nodes {dict((name, node.incarnation) for name, node in group.nodes.items())}"
+        f"nodes { ({name: node.incarnation for name, node in group.nodes.items()}) }"
     )

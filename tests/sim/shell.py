@@ -1,6 +1,6 @@
-"""A shard's node as a process: the real cores, driven as their documentation says, on a simulated disk and network.
+"""A shard's node as a process: the real cores, driven as their documentation says, on simulated disk and network.
 
-It can be killed between any two steps of a turn, and while a sync is under way; it can stand still; its machine can stop.
+It can be killed between two steps of a turn and while a sync is under way; it can stand still; its machine can stop.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from exchange.domain import NS_PER_MS
 from exchange.errors import JournalError
 from exchange.limits import NODE_BEAT_INTERVAL_NS, RING_BYTES_MAX, RING_FRAMES_MAX
 from exchange.membership import Membership
-from exchange.wire import decode_coordinator_outbound, encode
+from exchange.wire import decode_coordinator_outbound
 from shard.core.engine import create_engine
 from shard.core.journal import START, TailKind, advance, consume
 from shard.core.node import Cut, Node, Ready, Role
@@ -453,7 +453,7 @@ class Shell:
         durable = node.synced_seq == node.replica.position.seq
         if self._snapshots and durable and node.role is not Role.WAITING and self._dice.random() < 0.002:
             position = node.replica.position
-            self.disk.take_snapshot(position, node.replica.engine.snapshot())
+            self.disk.take_snapshot(position, node.replica.engine.snapshot(), node.replica.committed_seq)
             node.oldest_seq = self.disk.oldest_seq
 
     def _to_standby(self, parcel: tuple[bytes, bytes, bytes]) -> None:

@@ -8,7 +8,7 @@ LINES_MAX = 80
 
 
 def shortened(report: Report, mutant: Mutant) -> Report:
-    """The same violation with fewer faults: halves are left out, then quarters, and so on, as long as it still fails."""
+    """The same violation with fewer faults: halves are left out, then quarters, and so on, while it still fails."""
     best = report
     size = max(1, len(report.faults) // 2)
     runs = 0

@@ -6,7 +6,7 @@ from shard.core.commands import decode_payload
 from shard.core.engine import Engine, create_engine
 from shard.core.journal import START, advance
 from shard.core.outcome import decode_outcome
-from shard.core.record import decode_head, decode_record
+from shard.core.record import decode_record
 from tests.sim.consumer import Consumer
 from tests.sim.entry import Attempt, Client
 from tests.sim.oracle import Oracle
@@ -99,7 +99,8 @@ class Verdict:
 
     def _judge_answer(self, account: str, attempt: Attempt) -> None:
         """I3, I5: the log has the command at that seq, and gives that very answer."""
-        assert attempt.answer is not None and attempt.answer.reply is not None
+        assert attempt.answer is not None
+        assert attempt.answer.reply is not None
         told = bytes(attempt.answer.reply)
         reply = decode_reply(told)
         logged = self._replies.get(reply.seq)

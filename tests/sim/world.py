@@ -1,4 +1,4 @@
-"""One thread, one seed: a heap of future calls, a clock that jumps to the next of them, and a network that misbehaves."""
+"""One thread, one seed: a heap of future calls, a clock that jumps from one to the next, a network that misbehaves."""
 
 from collections.abc import Callable
 from heapq import heappop, heappush
