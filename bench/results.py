@@ -58,10 +58,10 @@ def from_dict(content: dict[str, Any]) -> Row:
     return msgspec.convert(content, Row)
 
 
-def table(rows: Sequence[Row], title: str) -> Table:
-    """For a person: medians with spread, targets, misses in words."""
+def table(rows: Sequence[Row], title: str, *, figure: str = "median") -> Table:
+    """For a person: figures with spread, targets, misses in words."""
     grid = Table(title=title, title_justify="left", show_lines=True)
-    for heading in ("what", "median", "min to max", "target", ""):
+    for heading in ("what", figure, "min to max", "target", ""):
         grid.add_column(heading, justify="left" if heading == "what" else "right")
     for one in rows:
         verdict = {None: "", True: "[green]met[/]", False: "[bold red]MISS[/]"}[one.met]

@@ -30,9 +30,11 @@ Mode = Literal["both", "replicated"]
 class Cluster:
     """Shards of two nodes, gateway, coordinator, riskd, marketdata. Blocking calls: run them beside the loop."""
 
-    def __init__(self, data: Path, *, shards: int, mode: Mode, apart: bool = False) -> None:
-        """`apart` = nodes live in network namespaces of their own (needs root), joined by a bridge."""
-        os.environ[VARIABLE] = "1"  # daemons inherit it
+    def __init__(self, data: Path, *, shards: int, mode: Mode, apart: bool = False, traced: bool = True) -> None:
+        """`apart` = nodes live in network namespaces of their own (needs root), joined by a bridge. `traced` = nodes
+        write down what they do, for the checker; it costs time.
+        """
+        os.environ[VARIABLE] = str(int(traced))  # daemons inherit it
         gateway = ports.choose("127.0.0.1")
         overrides: dict[str, dict[str, Any]] = {
             "gateway": {"port": gateway, "profile": "load", "open_demo": True},

@@ -1,182 +1,276 @@
 """`python -m drills.failover`: how long does nobody get through when a shard changes hands? Measured, fault by fault.
 
-One order at a time from several clients at a steady rate, so that a pause is seen to some milliseconds. After each
-fault both nodes must be in sync again before the next. Other shards are watched too: their latency before and during.
+Each shard has an open-loop load of its own: orders leave at their times whatever the answers do, and their latency
+counts from those times. A time without a success is the longest gap between two answers of the shard itself. After
+each change both nodes of every shard must be in sync again before the next. Other shards are watched too.
+
+Prints a table with targets and writes build/failover.json. Exit code 1 when it could not be measured; a miss is no
+failure.
 """
 
 import argparse
 import asyncio
+import os
 import shutil
 import signal
 import sys
 import tempfile
-from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from itertools import cycle
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct, field
+import uvloop
+from msgspec import Struct
+from rich.console import Console
 
-from drills.clients import Client, Recorder, markets_of
-from drills.cluster import Cluster, aside
-from drills.outages import Spread, longest_pause_ns, spread
+from bench.cluster import BUILD
+from bench.machine import Machine, describe
+from bench.results import Row, table
+from drills.cluster import Cluster, Mode, aside
+from drills.outages import longest_pause_ns, percentile_ms
+from drills.timeline import Timeline
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_MS, NS_PER_S
-from exchange.errors import ShardexError
+from exchange.errors import ShardexError, Unavailable
+from loadgen.session import Load, Options
+from shardex.client import Login, Rest
 
 SHARDS = 2
-CLIENTS = 8
-ORDERS_PER_S = 200
-WARM_UP_S = 5.0
-CALM_S = 2.0
-WATCH_S = 3.0
-STOPPED_S = 3.0
+ORDERS_PER_S = 1_000
+"""Over all shards; one every 2 ms and shard, so a gap is known to some milliseconds."""
+CONNECTIONS, IN_FLIGHT = 4, 256
+"""Of one shard's load: room for everything that is due while the shard is silent."""
+DRIVE_S = 3_600.0
+"""Longer than any run: the load ends when the drill does."""
+WARM_UP_S = 3.0
+CALM_S = 0.5
+WATCH_S = 2.0
+STOPPED_S = 1.0
 WHOLE_S = 60.0
 KINDS = ("kill", "stop", "switch")
+SHARE_OF_COUNT = {"kill": 1.0, "stop": 0.4, "switch": 0.4}
+TITLES = {"kill": "kill -9 of the primary", "stop": "SIGSTOP of the primary", "switch": "planned switch"}
+TARGETS_MS: dict[tuple[str, int], float] = {("kill", 50): 300, ("kill", 99): 1_000, ("stop", 99): 1_500}
+TARGETS_MS["switch", 99] = 100
+ERRORS_TARGETS = {"switch": 0}
+OTHERS_TARGET = 2.0
+"""Times the 99th percentile of before."""
 
 
-class Measured(Struct):
-    """What one kind of change costs; milliseconds. `errors` = calls that ended with 503, 504 or no answer."""
+class Change(Struct, frozen=True):
+    """One change of hands. `without_success_ns` = longest gap between answers of the shard, `waited_ns` = longest time
+    from the intended sending of an order to its answer, `whole_ns` = until both nodes of all shards were in sync again.
+    """
 
     kind: str
-    without_success: Spread
-    others_p99_before: float
-    others_p99_during: float
-    errors: dict[str, int]
+    shard: str
+    victim: str
+    without_success_ns: int
+    waited_ns: int
+    whole_ns: int
 
 
-class Result(Struct):
-    """All kinds, and the conditions."""
+class Result(Struct, frozen=True):
+    """Content of build/failover.json. `trouble` = why it ended early, empty when it did not."""
 
+    machine: Machine
     mode: str
-    count: int
     orders_per_s: int
-    measured: list[Measured] = field(default_factory=list)
-    trouble: str = ""
+    rows: list[Row]
+    changes: list[Change]
+    errors: dict[str, dict[str, int]]
+    trouble: str
 
 
 class Failover:
-    """One cluster, one load, many changes of hands."""
+    """One cluster under load, many changes of hands. `errors` = orders that ended without a decision, by kind."""
 
-    def __init__(self, arguments: argparse.Namespace, data: Path) -> None:
-        self.result = Result(arguments.mode, arguments.count, ORDERS_PER_S)
-        self._arguments = arguments
-        self._data = data
-        self._gate = asyncio.Event()
-        self._cluster: Cluster
-        self._recorder: Recorder
+    def __init__(self, cluster: Cluster) -> None:
+        self.changes: list[Change] = []
+        self.errors: dict[str, Counter[str]] = {}
+        self.before_ns: dict[str, list[int]] = {}
+        self.during_ns: dict[str, list[int]] = {}
+        self._cluster = cluster
+        self._times = {shard: Timeline() for shard in cluster.shards}
+        self._drives: list[asyncio.Task[object]] = []
 
-    async def run(self) -> Result:
-        """Measure every kind that was asked for."""
-        self._cluster = await aside(lambda: Cluster(self._data / "cluster", shards=SHARDS, mode=self._arguments.mode))
-        try:
-            await aside(self._cluster.wait_whole)
-            await self._play()
-        except ShardexError as trouble:
-            self.result.trouble = str(trouble)
-        finally:
-            await aside(self._cluster.stop)
-        return self.result
+    async def run(self, counts: dict[str, int]) -> None:
+        """So many changes of each kind, the shards in turn. Unavailable when the cluster does not come back."""
+        await aside(self._cluster.wait_whole)
+        async with AsyncExitStack() as stack:
+            for shard, symbols in (await self._symbols()).items():
+                options = Options(
+                    url=self._cluster.url, batch=1, connections=CONNECTIONS, in_flight=IN_FLIGHT, symbols=symbols
+                )
+                load = await stack.enter_async_context(Load(options))
+                drive = load.drive(rate=ORDERS_PER_S / SHARDS, duration_s=DRIVE_S, tally=self._times[shard])
+                self._drives.append(asyncio.create_task(drive))
+            try:
+                await asyncio.sleep(WARM_UP_S)
+                for kind, count in counts.items():
+                    await self._series(kind, count)
+            finally:
+                for drive_ in self._drives:
+                    drive_.cancel()
+                await asyncio.gather(*self._drives, return_exceptions=True)
 
-    async def _play(self) -> None:
-        url = self._cluster.url
-        markets = await markets_of(url)
-        self._recorder = Recorder(self._data / "history.ndjson", {market.index: market.shard for market in markets})
-        rate = ORDERS_PER_S / CLIENTS
-        clients = [
-            Client(f"client-{number}", url, markets, self._recorder, seed=number, rate=rate, batch=1)
-            for number in range(CLIENTS)
-        ]
-        runs = [asyncio.create_task(client.run(self._gate)) for client in clients]
-        self._gate.set()
-        try:
-            await asyncio.sleep(WARM_UP_S)
-            for kind in self._arguments.kinds:
-                self.result.measured.append(await self._measure(kind))
-        finally:
-            for run in runs:
-                run.cancel()
-            await asyncio.gather(*runs, return_exceptions=True)
-            for client in clients:
-                await client.close()
-            self._recorder.close()
+    async def _symbols(self) -> dict[str, tuple[str, ...]]:
+        async with Rest(self._cluster.url, Login("drill")) as rest:
+            instruments = await rest.instruments()
+        return {shard: tuple(one.market for one in instruments if one.shard == shard) for shard in self._cluster.shards}
 
-    async def _measure(self, kind: str) -> Measured:
-        recorder = self._recorder
-        pauses, before, during = [], [], []
-        outcomes = dict(recorder.outcomes)
-        for number in range(self._arguments.count):
-            shard = self._cluster.shards[number % SHARDS]
-            victim = await aside(self._cluster.primary, shard)
-            calm_ns = monotonic_ns()
-            await asyncio.sleep(CALM_S)
-            at_ns = monotonic_ns()
-            await self._change(kind, shard, victim)
-            await asyncio.sleep(max(0.0, WATCH_S - (monotonic_ns() - at_ns) / NS_PER_S))
-            until_ns = at_ns + int(WATCH_S * NS_PER_S)
-            pauses.append(longest_pause_ns(recorder.successes[shard], at_ns, until_ns))
-            for other in self._cluster.shards:
-                if other != shard:
-                    before += self._latencies(other, calm_ns, at_ns)
-                    during += self._latencies(other, at_ns, until_ns)
-            await aside(self._cluster.wait_whole, WHOLE_S)
-            done = f"{number + 1}/{self._arguments.count} {kind} {victim}: {pauses[-1] / NS_PER_MS:,.0f} ms"
-            print(done, file=sys.stderr, flush=True)
-        errors = {
-            kind_: recorder.outcomes[kind_] - outcomes.get(kind_, 0)
-            for kind_ in ("503", "504", "lost")
-            if recorder.outcomes[kind_] > outcomes.get(kind_, 0)
-        }
-        return Measured(kind, spread(pauses), spread(before).p99, spread(during).p99, errors)
+    async def _series(self, kind: str, count: int) -> None:
+        self.before_ns[kind], self.during_ns[kind] = [], []
+        errors = self._errors()
+        for number, shard in zip(range(count), cycle(self._cluster.shards), strict=False):
+            change = await self._change(kind, shard)
+            self.changes.append(change)
+            said = f"{change.without_success_ns / NS_PER_MS:,.0f} ms without a success"
+            whole = f"whole after {change.whole_ns / NS_PER_S:.1f} s"
+            print(f"{number + 1}/{count} {kind} {change.victim}: {said}, {whole}", file=sys.stderr, flush=True)
+        self.errors[kind] = self._errors() - errors
 
-    async def _change(self, kind: str, shard: str, victim: str) -> None:
+    async def _change(self, kind: str, shard: str) -> Change:
+        victim = await aside(self._cluster.primary, shard)
+        pid = await aside(self._cluster.running.pid, victim)
+        await asyncio.sleep(CALM_S)
+        at_ns = monotonic_ns()
         if kind == "switch":
             await aside(self._cluster.switch, shard)
         elif kind == "kill":
-            await aside(self._cluster.signal, victim, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         else:
-            await aside(self._cluster.signal, victim, signal.SIGSTOP)
+            os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(STOPPED_S)
-            await aside(self._cluster.signal, victim, signal.SIGCONT)
-
-    def _latencies(self, shard: str, from_ns: int, until_ns: int) -> list[int]:
-        """Of the calls of one shard that returned in a stretch; returns are noted in order."""
-        times = self._recorder.successes[shard]
-        first, last = bisect_left(times, from_ns), bisect_right(times, until_ns)
-        return list(self._recorder.latencies[shard][first:last])
-
-
-def lines(result: Result) -> list[str]:
-    """For people."""
-    said = [f"{result.count} of each kind, mode {result.mode}, {result.orders_per_s} orders/s over {SHARDS} shards"]
-    for one in result.measured:
-        s = one.without_success
-        errors = ", ".join(f"{count} x {what}" for what, count in one.errors.items()) or "no error at any client"
-        said.append(
-            f"{one.kind}: without a success p50 {s.p50:,.0f} ms, p99 {s.p99:,.0f} ms, longest {s.longest:,.0f} ms; "
-            f"other shards' p99 {one.others_p99_before:,.1f} -> {one.others_p99_during:,.1f} ms; {errors}"
+            os.kill(pid, signal.SIGCONT)
+        until_ns = at_ns + int(WATCH_S * NS_PER_S)
+        await asyncio.sleep(max(0.0, (until_ns - monotonic_ns()) / NS_PER_S))
+        await aside(self._cluster.wait_whole, WHOLE_S)
+        if any(drive.done() for drive in self._drives):
+            raise Unavailable("the load has ended: the gateway closed its connections")
+        whole_ns = monotonic_ns()
+        times = self._times[shard]
+        for other, its in self._times.items():
+            if other != shard:
+                self.before_ns[kind] += its.latencies_ns(at_ns - int(CALM_S * NS_PER_S), at_ns)
+                self.during_ns[kind] += its.latencies_ns(at_ns, until_ns)
+        return Change(
+            kind,
+            shard,
+            victim,
+            longest_pause_ns(times.decided_ns, at_ns, whole_ns),
+            max(times.latencies_ns(at_ns, whole_ns), default=whole_ns - at_ns),
+            whole_ns - at_ns,
         )
-    return [*said, f"trouble: {result.trouble}"] if result.trouble else said
+
+    def _errors(self) -> Counter[str]:
+        return sum((times.undecided for times in self._times.values()), Counter())
 
 
-def main() -> None:
-    """Run, print, remove what was written."""
+def rows_of(failover: Failover, kinds: Sequence[str]) -> Iterator[Row]:
+    """The table, kind by kind."""
+    for kind in kinds:
+        changes = [change for change in failover.changes if change.kind == kind]
+        if not changes:
+            continue
+        errors = ", ".join(f"{count} × {what}" for what, count in sorted(failover.errors[kind].items()))
+        gaps = [change.without_success_ns for change in changes]
+        for percentile in (50, 99):
+            name = f"{TITLES[kind]}: time without a success, p{percentile}"
+            yield _row(name, gaps, percentile, TARGETS_MS.get((kind, percentile)))
+        count, target = failover.errors[kind].total(), ERRORS_TARGETS.get(kind)
+        yield _figure(f"{TITLES[kind]}: orders without a decision", count, "orders", len(changes), target, errors)
+        waits = [change.waited_ns for change in changes]
+        yield _row(f"{TITLES[kind]}: longest wait of an order from its intended time, p99", waits, 99)
+        yield _row(f"{TITLES[kind]}: until all nodes are in sync again, p50", [one.whole_ns for one in changes], 50)
+        before, during = (percentile_ms(values[kind], 99) for values in (failover.before_ns, failover.during_ns))
+        yield _figure(
+            f"{TITLES[kind]}: other shards' p99 within {WATCH_S:g} s / before",
+            during / before if before else 0.0,
+            "times",
+            len(changes),
+            OTHERS_TARGET,
+            f"{before:,.1f} ms before, {during:,.1f} ms after",
+        )
+
+
+def _row(name: str, values_ns: Sequence[int], percentile: int, target: float | None = None) -> Row:
+    value = percentile_ms(values_ns, percentile)
+    return Row(
+        name=name,
+        value=value,
+        unit="ms",
+        min=min(values_ns) / NS_PER_MS,
+        max=max(values_ns) / NS_PER_MS,
+        runs=len(values_ns),
+        target=target,
+        met=None if target is None else value <= target,
+    )
+
+
+def _figure(name: str, value: float, unit: str, runs: int, target: float | None, detail: str) -> Row:
+    return Row(
+        name=name,
+        value=value,
+        unit=unit,
+        min=value,
+        max=value,
+        runs=runs,
+        target=target,
+        met=None if target is None else value <= target,
+        detail=detail,
+    )
+
+
+async def _measure(data: Path, mode: Mode, counts: dict[str, int]) -> tuple[Failover, str]:
+    cluster = await aside(lambda: Cluster(data, shards=SHARDS, mode=mode, traced=False))
+    failover = Failover(cluster)
+    try:
+        await failover.run(counts)
+    except ShardexError as trouble:
+        return failover, str(trouble)
+    finally:
+        await aside(cluster.stop)
+    return failover, ""
+
+
+def main() -> int:
+    """Run, print, remove what was written unless something went wrong."""
     parser = argparse.ArgumentParser(prog="python -m drills.failover", description=__doc__)
-    parser.add_argument("--count", type=int, default=50, help="changes of each kind")
+    parser.add_argument("--count", type=int, default=50, help="kills; two fifths of it for the other kinds")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
     parser.add_argument("--mode", choices=("both", "replicated"), default="both")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print what is in build/failover.json instead of a table")
     arguments = parser.parse_args()
-    arguments.kinds = arguments.kinds.split(",")
-    if set(arguments.kinds) - set(KINDS) or arguments.count < 1:
+    kinds = arguments.kinds.split(",")
+    if set(kinds) - set(KINDS) or arguments.count < 1:
         parser.error(f"kinds are {', '.join(KINDS)}; count is at least 1")
-    data = Path(tempfile.mkdtemp(prefix="sx-failover-"))
-    result = asyncio.run(Failover(arguments, data).run())
-    print(msgspec.json.encode(result).decode() if arguments.json else "\n".join(lines(result)))
-    if result.trouble:
-        print(f"everything is kept in {data}", file=sys.stderr)
-        sys.exit(1)
+    BUILD.mkdir(exist_ok=True)
+    machine = describe(BUILD)
+    data = Path(tempfile.mkdtemp(prefix="failover-", dir=BUILD))
+    counts = {kind: max(1, round(arguments.count * SHARE_OF_COUNT[kind])) for kind in kinds}
+    failover, trouble = uvloop.run(_measure(data / "cluster", arguments.mode, counts))
+    rows = list(rows_of(failover, [kind for kind in kinds if kind in failover.errors]))
+    errors = {kind: dict(counted) for kind, counted in failover.errors.items()}
+    result = Result(machine, arguments.mode, ORDERS_PER_S, rows, failover.changes, errors, trouble)
+    content = msgspec.json.encode(result)
+    (BUILD / "failover.json").write_bytes(msgspec.json.format(content))
+    if arguments.json:
+        print(content.decode())
+    else:
+        title = (
+            f"durability `{arguments.mode}`, {ORDERS_PER_S:,} orders/s over {SHARDS} shards, commit {machine.commit}"
+        )
+        Console(width=None if sys.stdout.isatty() else 160).print(table(rows, title, figure="figure"))
+    if trouble:
+        print(f"ended early: {trouble}; everything is kept in {data}", file=sys.stderr)
+        return 1
     shutil.rmtree(data, ignore_errors=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -90,9 +90,11 @@ class Load:
     ) -> None:
         await self._close()
 
-    async def drive(self, *, rate: float | None, duration_s: float, progress: Progress | None = None) -> Report:
-        """Send `rate` orders a second, or as many as the window allows (None), and report."""
-        options, tally = self._options, Tally()
+    async def drive(
+        self, *, rate: float | None, duration_s: float, progress: Progress | None = None, tally: Tally | None = None
+    ) -> Report:
+        """Send `rate` orders a second, or as many as the window allows (None), and report. Counts go to `tally`."""
+        options, tally = self._options, tally if tally is not None else Tally()
         frames_per_s = None if rate is None else rate / options.batch
         run = Drive(self._lanes, frames_per_s=frames_per_s, duration_s=duration_s, tally=tally)
         what = "closed loop" if rate is None else f"{rate:,.0f} orders/s"
