@@ -25,10 +25,14 @@ IPC_PATH_MAX = 100
 """Longest path of an ipc endpoint; the kernel's limit is 107 bytes."""
 
 _PARTS = 2
+_NOBLOCK, _MORE, _READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
+_HAS_MORE, _EVENTS = int(zmq.RCVMORE), int(zmq.EVENTS)
+"""Plain integers: arithmetic on zmq's enums would cost more than the message."""
 _TCP_OPTIONS = (
     (zmq.HEARTBEAT_IVL, 200),
     (zmq.HEARTBEAT_TIMEOUT, 1_000),
     (zmq.CONNECT_TIMEOUT, 1_000),
+    (zmq.HANDSHAKE_IVL, 2_000),
     (zmq.RECONNECT_IVL, 50),
     (zmq.RECONNECT_IVL_MAX, 500),
 )
@@ -116,7 +120,7 @@ class Socket:
 
     def readable(self) -> bool:
         """A receive would return a message."""
-        return bool(int(self._zmq.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(int(self._zmq.getsockopt(_EVENTS)) & _READABLE)
 
     def close(self) -> None:
         """Close at once; what is still queued is dropped."""
@@ -135,15 +139,21 @@ class Socket:
             self._zmq.setsockopt(option, value)
 
     def _receive_parts(self) -> list[bytes] | None:
+        receive = self._zmq.recv
         try:
-            parts: list[bytes] = self._zmq.recv_multipart(zmq.NOBLOCK)
+            parts = [receive(_NOBLOCK)]
         except zmq.Again:
             return None
+        while self._zmq.getsockopt(_HAS_MORE):
+            parts.append(receive(_NOBLOCK))
         return parts
 
     def _send_parts(self, parts: list[bytes]) -> bool:
+        send = self._zmq.send
         try:
-            self._zmq.send_multipart(parts, zmq.NOBLOCK)
+            for part in parts[:-1]:
+                send(part, _MORE)
+            send(parts[-1], _NOBLOCK)
         except zmq.Again:
             return False
         except zmq.ZMQError as fault:
@@ -231,12 +241,13 @@ class Waiter:
 
     def __init__(self, *sockets: Socket) -> None:
         self._poller = zmq.Poller()
-        for socket in sockets:
-            self._poller.register(socket._zmq, zmq.POLLIN)
+        self._sockets = {socket._zmq: socket for socket in sockets}
+        for socket in self._sockets:
+            self._poller.register(socket, zmq.POLLIN)
 
-    def wait(self, timeout_ms: int) -> None:
-        """Returns early on a signal."""
-        self._poller.poll(timeout_ms)
+    def wait(self, timeout_ms: int) -> list[Socket]:
+        """The sockets that have something to receive. Returns early on a signal."""
+        return [self._sockets[socket] for socket, _ in self._poller.poll(timeout_ms)]
 
 
 def attach(socket: Socket, drain: Callable[[], bool]) -> Callable[[], None]:

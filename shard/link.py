@@ -1,6 +1,6 @@
 """The sockets between the two nodes of a shard: a Router for the standby, a Dealer to the primary of the moment."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from exchange import messages as m
@@ -46,14 +46,14 @@ class Link:
             self._dealer.connect(primary.endpoint)
         return True
 
-    def receive(self, messages_max: int) -> Iterator[Received]:
-        """What has come, at most so many messages from each side."""
-        for _ in range(messages_max):
+    def receive(self, readable: Container[Socket], messages_max: int) -> Iterator[Received]:
+        """What has come to those of `sockets` that are `readable`, at most so many messages from each side."""
+        for _ in range(messages_max if self._router in readable else 0):
             from_standby = self._router.receive()
             if from_standby is None:
                 break
             yield Received(*from_standby)
-        for _ in range(messages_max):
+        for _ in range(messages_max if self._dealer in readable else 0):
             from_primary = self._dealer.receive() if self._dealer is not None else None
             if from_primary is None:
                 break

@@ -10,6 +10,7 @@ import mmap
 import os
 import time
 import uuid
+from functools import cache
 from pathlib import Path
 from struct import Struct as Layout
 from zlib import crc32
@@ -165,6 +166,7 @@ def read_note(directory: Path) -> int:
     return seq if crc == crc32(seq.to_bytes(8, "little")) else 0
 
 
+@cache
 def boot_id() -> str:
     """Identity of the running kernel's life; empty where the system has none."""
     return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""

@@ -4,7 +4,7 @@ import os
 import signal
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from exchange.failpoints import Point, reach
 from exchange.limits import NODE_BEAT_INTERVAL_NS, TICK_INTERVAL_NS
 from exchange.membership import Membership
 from exchange.process import EXIT_DEFECT, EXIT_IO, EXIT_RESTART, Daemon
-from exchange.sockets import Dealer, Publisher, Router, Waiter, open_private_directory
+from exchange.sockets import Dealer, Publisher, Router, Socket, Waiter, open_private_directory
 from exchange.wire import decode_coordinator_outbound
 from shard.background_sync import BackgroundSync
 from shard.core.engine import REFERENCE, engine_kind, native_available
@@ -180,11 +180,13 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         while self._exit is None:
-            self._waiter.wait(self._patience_ms())
+            readable = self._waiter.wait(self._patience_ms())
             self._turn_ns = monotonic_ns()
-            self._read_control()
-            self._read_link()
-            self._read_orders()
+            if self._control in readable:
+                self._read_control()
+            self._read_link(readable)
+            if self._orders in readable:
+                self._read_orders()
             if self._turn_ns - self._tick_ns >= NODE_BEAT_INTERVAL_NS:
                 self._tick()
             self._supply.step()
@@ -232,8 +234,8 @@ class Server:
             peer, header, payload = received
             self._node.on_order(header, payload, peer, now_ns)
 
-    def _read_link(self) -> None:
-        for received in self._link.receive(MESSAGES_PER_TURN):
+    def _read_link(self, readable: Container[Socket]) -> None:
+        for received in self._link.receive(readable, MESSAGES_PER_TURN):
             self._node.on_link(received.header, received.payload, received.peer, self._turn_ns)
 
     def _turn(self) -> None:
@@ -562,9 +564,9 @@ class Server:
         give_up_ns = self._turn_ns + LAST_WORDS_NS
         self._turn()
         while (replica.busy or replica.in_doubt) and node.role is Role.PRIMARY and self._turn_ns < give_up_ns:
-            self._waiter.wait(0 if node.busy else LAST_WORDS_STEP_MS)
+            readable = self._waiter.wait(0 if node.busy else LAST_WORDS_STEP_MS)
             self._turn_ns = monotonic_ns()
-            self._read_link()
+            self._read_link(readable)
             self._turn()
         if self._membership.registered:
             self._control.send(self._membership.beat(self._turn_ns))

@@ -3,7 +3,7 @@
 from collections import deque
 
 from shard.core.journal import Position, advance
-from shard.core.record import HEAD_BYTES, decode_head, decode_record
+from shard.core.record import check_body, decode_head
 
 
 class Intake:
@@ -34,12 +34,12 @@ class Intake:
         """Queue those records that follow what is queued. ValueError leaves what was good in the queue."""
         offset = 0
         while offset < len(records):
-            head = decode_head(records[offset : offset + HEAD_BYTES])
+            head = decode_head(records, offset)
             record = records[offset : offset + head.record_bytes]
             offset += head.record_bytes
             if head.last_seq <= self.tail.seq:
                 continue
-            decode_record(record)
+            check_body(head, record)
             after = advance(self.tail, head, record)
             self._queue.append((record, after))
             self.tail = after

@@ -22,7 +22,7 @@ import msgspec
 from exchange import messages as m
 from exchange.errors import JournalError
 from exchange.wire import encode
-from shard.core.record import ALIGNMENT, FORMAT, HEAD_BYTES, MAGIC, RecordHead, chain_after, decode_head, decode_record
+from shard.core.record import ALIGNMENT, FORMAT, HEAD_BYTES, MAGIC, RecordHead, chain_after, check_body, decode_head
 
 SEGMENT_HEAD_BYTES = 512
 BLOCK_BYTES = 1024 * 1024
@@ -189,7 +189,7 @@ def _scan_segment(number: int, segment: Segment, position: Position) -> Generato
         try:
             head = decode_head(window.take(offset, HEAD_BYTES))
             record = window.take(offset, head.record_bytes)
-            decode_record(record)
+            check_body(head, record)
         except ValueError as fault:
             if window.refresh(offset):
                 continue
@@ -224,7 +224,7 @@ def _classify(window: "_Window", offset: int, fault: str) -> tuple[TailKind, str
 def _is_record(window: "_Window", offset: int) -> bool:
     try:
         head = decode_head(window.peek(offset, HEAD_BYTES))
-        decode_record(window.peek(offset, head.record_bytes))
+        check_body(head, window.peek(offset, head.record_bytes))
     except ValueError:
         return False
     return True

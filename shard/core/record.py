@@ -111,16 +111,21 @@ def decode_record(record: bytes | memoryview) -> tuple[RecordHead, bytes]:
     The commands themselves are not decoded, `prev_chain` is compared with nothing.
     """
     head = decode_head(record)
+    check_body(head, record)
+    return head, bytes(record[HEAD_BYTES : HEAD_BYTES + head.payload_bytes])
+
+
+def check_body(head: RecordHead, record: bytes | memoryview) -> None:
+    """Check everything behind the head of one whole record, and copy nothing. ValueError on any defect."""
     if len(record) != head.record_bytes:
         raise ValueError(f"record: {len(record)} bytes are not the {head.record_bytes} that its head announces")
     end = HEAD_BYTES + head.payload_bytes
     (stored,) = _U32.unpack_from(record, end)
-    crc = crc32(record[:end])
+    crc = crc32(memoryview(record)[:end])
     if stored != crc:
         raise ValueError(f"record: crc 0x{stored:08x} is not 0x{crc:08x}")
     if any(record[end + TRAILER_BYTES :]):
         raise ValueError("record: padding is not zero")
-    return head, bytes(record[HEAD_BYTES:end])
 
 
 def chain_after(record: bytes | memoryview) -> int:
