@@ -53,7 +53,7 @@ class Network:
         if too_long:
             raise NetworkError(f"name of a host must have 1 to {NAME_BYTES_MAX} bytes: {', '.join(too_long)}")
         self.hosts = tuple(hosts)
-        self._ruled: dict[tuple[str, str, str], None] = {}
+        self._lossy: dict[str, None] = {}
         self._number, self._lock = _claim()
         self.outside = _address(self._number, 1)
         """Address of this process, and of all that is in no namespace."""
@@ -100,23 +100,20 @@ class Network:
     def lose(self, source: str, target: str, *, share: float = 1.0) -> None:
         """From now on `target` does not get this share of the packets that `source` sends to it."""
         some = ["-m", "statistic", "--mode", "random", "--probability", f"{share:.3f}"] if share < 1 else []
-        self._rule(target, "filter", "INPUT", "-s", self.address(source), *some, "-j", "DROP")
+        self._lossy[target] = None
+        self._iptables(target, "-A", "INPUT", "-s", self.address(source), *some, "-j", "DROP")
 
     def divert(self, source: str, target: str, port: int, to_port: int) -> None:
-        """Connections that `source` opens from now on to this port of `target` go to `to_port` outside instead."""
+        """Connections that `source` opens to this port of `target` go to `to_port` outside instead, to the end."""
         there = ["-d", self.address(target), "-p", "tcp", "--dport", str(port)]
         goal = ["-j", "DNAT", "--to-destination", f"{self.outside}:{to_port}"]
-        self._rule(source, "nat", "OUTPUT", *there, *goal)
+        self._iptables(source, "-t", "nat", "-A", "OUTPUT", *there, *goal)
 
     def heal(self) -> None:
-        """Everything gets through again; connections that were diverted stay so until they end."""
-        while self._ruled:
-            (host, table, chain), _ = self._ruled.popitem()
-            self._iptables(host, "-t", table, "-F", chain)
-
-    def _rule(self, host: str, table: str, chain: str, *rule: str) -> None:
-        self._ruled[host, table, chain] = None
-        self._iptables(host, "-t", table, "-A", chain, *rule)
+        """Nothing is lost any more."""
+        while self._lossy:
+            target, _ = self._lossy.popitem()
+            self._iptables(target, "-F", "INPUT")
 
     def _iptables(self, host: str, *words: str) -> None:
         _run("ip", "netns", "exec", self.namespace(host), "iptables", "-w", *words)

@@ -36,6 +36,8 @@ LOSS_S = 10.0
 AFTER_S = 1.5
 """Load goes on for so long after everything is well again."""
 EQUAL_S = 10.0
+ALONE_NS = 100 * NS_PER_MS
+"""After a shrink was recorded the primary knows it and answers what has waited."""
 RECOVER_NS = 2 * NS_PER_S
 """After a line is well again latency must be so, too."""
 
@@ -109,7 +111,7 @@ async def d09(stage: Stage, outcome: Outcome) -> None:
     primary, epoch, begun_ns = stage.shard.primary, stage.shard.epoch, monotonic_ns()
     stage.network.cut(primary, COORDINATOR)
     await asyncio.sleep(CUT_S)
-    healed_ns = await _heal(stage, outcome, begun_ns, within_ms=5_000)
+    healed_ns = await _heal(stage, outcome, within_ms=5_000)
     held = [shard for shard in stage.seen(begun_ns) if shard.epoch == epoch]
     outcome.expect(bool(held), "the term changed at once though the standby heard the primary")
     outcome.count("failovers", stage.shard.epoch - epoch, 1)
@@ -132,7 +134,7 @@ async def d11(stage: Stage, outcome: Outcome) -> None:
     await asyncio.sleep(LOSS_S)
     ended_ns = monotonic_ns()
     outcome.count("changes of the in-sync set during the loss", _set_changes(stage.running.config.data, since_ns), 2)
-    await _heal(stage, outcome, begun_ns, within_ms=5_000)
+    await _heal(stage, outcome, within_ms=5_000)
     outcome.expect(stage.shard.epoch == epoch, f"the term went from {epoch} to {stage.shard.epoch}")
     outcome.time("without a success", stage.longest_gap_ns(begun_ns, ended_ns))
     outcome.time("p50 during", stage.latency_ns(begun_ns, ended_ns, 0.5))
@@ -141,41 +143,44 @@ async def d11(stage: Stage, outcome: Outcome) -> None:
 
 async def d12(stage: Stage, outcome: Outcome) -> None:
     """The replication link gets 100 ms slower, give or take 50, each way; later it is torn once."""
-    primary, standby, epoch = stage.shard.primary, stage.standby, stage.shard.epoch
+    epoch = stage.shard.epoch
+    proxy = await _link_through_proxy(stage)
+    before_ns = monotonic_ns()
+    await asyncio.sleep(WARM_UP_S)
+    outcome.expect(proxy.connections > 0, "the replication link does not lead through the proxy")
+    begun_ns = monotonic_ns()
+    proxy.poison(Toxics(latency_ms=100, jitter_ms=50))
+    await asyncio.sleep(CUT_S)
+    proxy.poison(WELL)
+    ended_ns = monotonic_ns()
+    settled_ns = ended_ns + RECOVER_NS
+    await asyncio.sleep(2 * RECOVER_NS / NS_PER_S)
+    torn_ns = monotonic_ns()
+    proxy.reset_peer()
+    await _heal(stage, outcome, within_ms=5_000, what="torn: ")
+    outcome.expect(stage.shard.epoch == epoch, f"the term went from {epoch} to {stage.shard.epoch}")
+    for name, from_ns, to_ns in (("before", before_ns, begun_ns), ("during", begun_ns, ended_ns)):
+        outcome.time(f"{name}: p50", stage.latency_ns(from_ns, to_ns, 0.5))
+        outcome.time(f"{name}: p99", stage.latency_ns(from_ns, to_ns, 0.99))
+    usual_ms = 2 * stage.latency_ns(before_ns, begun_ns, 0.99) / NS_PER_MS
+    outcome.time("from 2 s after on: p99", stage.latency_ns(settled_ns, torn_ns, 0.99), max(100.0, round(usual_ms)))
+    outcome.time("torn: without a success", stage.longest_gap_ns(torn_ns, monotonic_ns()), 600)
+
+
+async def _link_through_proxy(stage: Stage) -> Proxy:
+    """Have the standby reach its primary through a proxy, which lives until the stage ends."""
+    primary, standby = stage.shard.primary, stage.standby
     host, _, port = stage.running.config.endpoint(f"replica.{primary}").removeprefix("tcp://").rpartition(":")
     proxy = Proxy(host, int(port), random.Random(12))  # noqa: S311 - repeatable, not secret
-    try:
-        door = await proxy.start(stage.network.outside)
-        # The standby's connection is cut for a moment, and the one that it opens then leads through the proxy.
-        stage.network.divert(standby, primary, int(port), door)
-        stage.network.cut(primary, standby, one_way=True)
-        await stage.until(lambda _: proxy.connections > 0, "the standby's connection through the proxy")
-        stage.network.heal()
-        await stage.until_well()
-        await asyncio.sleep(WARM_UP_S)
-        before_ns = monotonic_ns() - int(WARM_UP_S * NS_PER_S)
-        begun_ns = monotonic_ns()
-        proxy.poison(Toxics(latency_ms=100, jitter_ms=50))
-        await asyncio.sleep(CUT_S)
-        proxy.poison(WELL)
-        ended_ns = monotonic_ns()
-        await asyncio.sleep(2 * WARM_UP_S)
-        settled_ns = ended_ns + RECOVER_NS
-        proxy.reset_peer()
-        torn_ns = monotonic_ns()
-        await _heal(stage, outcome, torn_ns, within_ms=5_000)
-    finally:
-        await proxy.close()
-    outcome.expect(stage.shard.epoch == epoch, f"the term went from {epoch} to {stage.shard.epoch}")
-    spans = (
-        ("before", before_ns, begun_ns),
-        ("during", begun_ns, ended_ns),
-        ("from 2 s after on", settled_ns, torn_ns),
-    )
-    for name, from_ns, to_ns in spans:
-        outcome.time(f"p50 {name}", stage.latency_ns(from_ns, to_ns, 0.5))
-        outcome.time(f"p99 {name}", stage.latency_ns(from_ns, to_ns, 0.99), 100 if name.startswith("from") else -1)
-    outcome.time("torn: without a success", stage.longest_gap_ns(torn_ns, monotonic_ns()), 600)
+    stage.at_end(proxy.close)
+    door = await proxy.start(stage.network.outside)
+    stage.network.divert(standby, primary, int(port), door)
+    # The connection that there is goes on; so it is cut, until there is another one.
+    stage.network.cut(standby, primary, one_way=True)
+    await stage.until(lambda _: proxy.connections > 0, "the standby's connection through the proxy")
+    stage.network.heal()
+    await stage.until_well()
+    return proxy
 
 
 Play = Callable[[Stage, Outcome], Awaitable[None]]
@@ -198,9 +203,10 @@ async def _link_fault(stage: Stage, outcome: Outcome, fault: Callable[[], None],
     shrunk_ns = await stage.until(lambda status: shard_of(status).isr == [primary], f"{what}: the primary alone", 10.0)
     outcome.time(f"{what}: shrink recorded", shrunk_ns - begun_ns)
     await asyncio.sleep(CUT_S)
-    healed_ns = await _heal(stage, outcome, begun_ns, within_ms=5_000, what=f"{what}: ")
+    healed_ns = await _heal(stage, outcome, within_ms=5_000, what=f"{what}: ")
     outcome.expect(stage.shard.epoch == epoch, f"{what}: the term went from {epoch} to {stage.shard.epoch}")
     outcome.time(f"{what}: without a success", stage.longest_gap_ns(begun_ns, healed_ns), 600)
+    outcome.time(f"{what}: once more, while alone", stage.longest_gap_ns(shrunk_ns + ALONE_NS, healed_ns), 300)
 
 
 async def _isolate(stage: Stage, outcome: Outcome, *, restart: bool) -> None:
@@ -212,7 +218,7 @@ async def _isolate(stage: Stage, outcome: Outcome, *, restart: bool) -> None:
     if restart:
         stage.running.kill(old, signal.SIGKILL)
     await asyncio.sleep(CUT_S)
-    healed_ns = await _heal(stage, outcome, begun_ns, within_ms=5_000)
+    healed_ns = await _heal(stage, outcome, within_ms=5_000)
     outcome.time("without a success", stage.longest_gap_ns(begun_ns, healed_ns), 1_500)
     outcome.expect(stage.shard.epoch == epoch + 1, f"the term went from {epoch} to {stage.shard.epoch}, not one on")
     outcome.expect(stage.shard.primary == new, f"{stage.shard.primary} leads, not {new}")
@@ -221,13 +227,14 @@ async def _isolate(stage: Stage, outcome: Outcome, *, restart: bool) -> None:
     outcome.expect(not late, f"{old} answered {len(late)} orders in term {epoch} after {new} led: {late[:3]}")
 
 
-async def _heal(stage: Stage, outcome: Outcome, begun_ns: int, *, within_ms: float, what: str = "") -> int:
+async def _heal(stage: Stage, outcome: Outcome, *, within_ms: float, what: str = "") -> int:
     """Undo all faults and wait until everything is well; returns when they were undone."""
     stage.network.heal()
     healed_ns = monotonic_ns()
     well_ns = await stage.until_well()
     outcome.time(f"{what}in sync after the end", well_ns - healed_ns, within_ms)
     await asyncio.sleep(AFTER_S)
+    outcome.time(f"{what}without a success after the end", stage.longest_gap_ns(healed_ns, monotonic_ns()))
     return healed_ns
 
 

@@ -84,7 +84,7 @@ class Proxy:
         assert task is not None
         self._lines[task] = (writer,)
         try:
-            with suppress(OSError):
+            with suppress(OSError, asyncio.CancelledError):  # cancelled = closed
                 far_reader, far_writer = await asyncio.open_connection(*self._target)
                 self._lines[task] = writer, far_writer
                 await self._join(_Pipe(self, reader, far_writer), _Pipe(self, far_reader, writer))

@@ -6,7 +6,7 @@ Gateway, marketdata, riskd and clients stay outside, reach every host all the ti
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -79,6 +79,7 @@ class Stage:
         self._recorder: Recorder
         self._clients: list[Client] = []
         self._runs: list[asyncio.Task[None]] = []
+        self._ends: list[Callable[[], Awaitable[None]]] = []
 
     async def begin(self) -> None:
         """Start watching and trading; return when there was a first look and a first answer."""
@@ -104,8 +105,14 @@ class Stage:
         self._recorder.flush()
         return sum(client.undecided for client in self._clients)
 
+    def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Close something of the drill's own when everything is over."""
+        self._ends.append(close)
+
     async def end(self) -> None:
         """Stop everything that `begin` began."""
+        for close in self._ends:
+            await close()
         for run in self._runs:
             run.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
