@@ -28,7 +28,10 @@ FRAMES_IN_FLIGHT_MAX = 64
 """Of one client; beyond that it skips its turn: an exchange that stands still must not fill this process."""
 DECIDE_WITHIN_NS = 60 * NS_PER_S
 """An outcome that could not be made known for so long stays unknown, and is counted."""
-RETRY_S = 0.1
+RETRY_S = 0.05
+RETRY_GROWTH = 1.5
+RETRY_MAX_S = 1.0
+CONNECT_EVERY_S = 0.1
 REST_BEHIND = 64
 """A client cancels the order that it entered so many orders ago."""
 PRICE_TICKS = 20
@@ -106,6 +109,8 @@ class Client:
         self._entered: list[m.Submit] = []
         self._number = 0
         self._session: OrderSession | None = None
+        self._opening = asyncio.Lock()
+        self._closed_until_s = 0.0
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._http: aiohttp.ClientSession | None = None
 
@@ -187,7 +192,8 @@ class Client:
             unknown = outcome.http in MAYBE_HTTP
             if not unknown and (outcome.http not in (429, 503) or self._dice.random() < 0.2):
                 return
-            await asyncio.sleep(RETRY_S * self._dice.random())
+            wait_s = min(RETRY_MAX_S, RETRY_S * RETRY_GROWTH**copies)
+            await asyncio.sleep(wait_s * (0.5 + self._dice.random() / 2))
             copies += 1
             if isinstance(command, m.Submit) and unknown and self._dice.random() < RESOLVE_SHARE:
                 resolved = await self._resolve(command)
@@ -200,16 +206,18 @@ class Client:
         self.undecided += outcome.seq <= 0
 
     async def _send(self, commands: Sequence[m.Command], copies: int) -> list[Outcome]:
-        call_ns = monotonic_ns()
         outcomes = [Outcome(0, "LOST")] * len(commands)
-        session = None
         try:
             session = await self._connected()
+        except Unavailable:
+            return outcomes  # nothing was sent, so there is nothing to note
+        call_ns = monotonic_ns()
+        try:
             outcomes = [_outcome(reply) for reply in await session.send([_row(command) for command in commands])]
         except Refusal as refusal:
             outcomes = [Outcome(refusal.status, refusal.reason)] * len(commands)
         except (Unavailable, TimeoutError):
-            if session is not None and session is self._session:
+            if session is self._session:
                 self._session = None
                 self._spawn(_end(session))
         return_ns = monotonic_ns()
@@ -250,14 +258,17 @@ class Client:
         )
 
     async def _connected(self) -> OrderSession:
-        if self._session is None:
-            session = OrderSession(self._url, self._login)
-            await session.__aenter__()
-            if self._session is not None:  # another frame was faster
-                await session.__aexit__(None, None, None)
-            else:
+        """The session, opened by whoever comes first; who comes soon after a failure fails too."""
+        async with self._opening:
+            if self._session is None:
+                now_s = asyncio.get_running_loop().time()
+                if now_s < self._closed_until_s:
+                    raise Unavailable(f"{self._url} was not there a moment ago")
+                self._closed_until_s = now_s + CONNECT_EVERY_S
+                session = OrderSession(self._url, self._login)
+                await session.__aenter__()
                 self._session = session
-        return self._session
+            return self._session
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)

@@ -81,6 +81,7 @@ class Torture:
         self._gate = asyncio.Event()
         self._clients: list[Client] = []
         self._struck: list[Fault] = []
+        self._quiet_ns: list[int] = []
         self._cluster: Cluster
         self._recorder: Recorder
         self._subscriber: Subscriber
@@ -138,6 +139,7 @@ class Torture:
     async def _check(self) -> None:
         """Stop the load, let everything be decided and everybody come back, look at all of it, go on."""
         self._gate.clear()
+        self._quiet_ns.append(monotonic_ns())
         result = self.result
         try:
             async with asyncio.timeout(SETTLE_S):
@@ -172,12 +174,14 @@ class Torture:
         result.orders, result.calls, result.acked = recorder.orders, recorder.calls, recorder.acked
         result.outcomes = dict(sorted(recorder.outcomes.items()))
         result.images = self._subscriber.images
-        successes = {shard: sorted(times) for shard, times in recorder.successes.items()}
+        # While it was checked nobody asked: that is no outage.
+        successes = {shard: sorted([*times, *self._quiet_ns]) for shard, times in recorder.successes.items()}
         pauses: dict[str, list[int]] = {}
         for fault, following in zip_longest(self._struck, self._struck[1:]):
             if fault.part != DOOR and self._behind_closed_door(fault.at_ns):
                 continue
-            until_ns = min(fault.at_ns + EFFECT_NS, following.at_ns if following else fault.at_ns + EFFECT_NS)
+            ends = [at_ns for at_ns in self._quiet_ns if at_ns > fault.at_ns]
+            until_ns = min([fault.at_ns + EFFECT_NS, *([following.at_ns] if following else []), *ends])
             for shard in [fault.shard] if fault.shard else successes:
                 pauses.setdefault(f"{fault.kind} {fault.part}", []).append(
                     outage_ns(successes[shard], fault.at_ns, until_ns)

@@ -34,7 +34,8 @@ class Inputs(Struct, frozen=True, kw_only=True):
 def check(inputs: Inputs, *, progress: Progress, create: Create = create_engine) -> Report:
     """Check everything; also beside a running cluster. About half a minute for a million orders, in streams.
 
-    What clients saw is read first, then the store, then standbys before primaries: what is read later may only be more.
+    What clients saw is read first, then the store, then traces, of primaries before standbys, then journals, of
+    standbys before primaries: what is read later may only be more.
     JournalError, StoreError or HistoryError when an input cannot be read at all.
     """
     check_ = _Check(inputs, progress, create)
@@ -112,13 +113,12 @@ class _Check:
         leader = group.primary[0] if group is not None else ""
         logs.sort(key=lambda log: log.node == leader)
         instruments: dict[int, None] = {}
-        notes: dict[str, list[Note]] = {}
+        notes = {log.node: read_trace(log.directory) for log in reversed(logs)}
         for log in logs:
             self._progress(f"reading {log.node}", 0, 1)
             order = invariants.Order(log, self._metadata.leaders(shard))
             self.report.add(order.scan())
             instruments.update(order.instruments)
-            notes[log.node] = read_trace(log.directory)
             coverage.traced += len(notes[log.node])
             coverage.records += order.records
         last = logs[-1]
