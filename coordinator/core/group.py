@@ -167,7 +167,7 @@ def change_isr(
     if asker not in isr:
         raise Denied(f"{asker[0]} cannot leave the set that it leads")
     for member in isr:
-        if group.current(member[0]) != member:
+        if member == NOBODY or group.current(member[0]) != member:
             raise Denied(f"incarnation {member[1]} of {member[0] or 'nobody'} is over")
     changed = replace(group, isr=frozen(isr))
     check(changed)

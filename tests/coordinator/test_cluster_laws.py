@@ -5,6 +5,7 @@ of sessions that it has heard of. What is checked is what the store holds after 
 """
 
 from collections.abc import Callable
+from random import Random
 
 import msgspec
 from hypothesis import settings
@@ -13,20 +14,23 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coordinator.core import group as groups
 from coordinator.core.cluster import Cluster, Inbound
-from coordinator.core.group import NOBODY, Group, Session
-from coordinator.core.health import Health
-from coordinator.core.leadership import Policy
+from coordinator.core.group import Group, Session
+from coordinator.core.health import STANDSTILL_NS, Health
+from coordinator.core.leadership import HOLD_NS, Policy
 from coordinator.store.base import Ok, take_lease
 from coordinator.store.memory import MemoryStore
 from exchange import messages as m
 from exchange.domain import NS_PER_MS, NS_PER_S
+from exchange.limits import BEAT_SUSPECT_NS
 from exchange.wire import decode_coordinator_outbound
 from tests.coordinator.world import TICK_NS, registration
 
 NODES = [("s0", "s0-a"), ("s0", "s0-b"), ("s1", "s1-a")]
 NAMES = st.sampled_from([node for _, node in NODES])
-CRASHES = st.none() | st.integers(0, 3)
+CRASHES = st.sampled_from([None, None, None, None, 0, 1, 2, 3])
 """None = all goes well; else the coordinator dies after so many writes and tells nothing."""
+LOST = st.sampled_from([False, False, False, True])
+HEALED_NS = HOLD_NS + 2 * BEAT_SUSPECT_NS
 POLICY = Policy(failovers_max=5, failovers_window_ns=20 * NS_PER_S)
 
 
@@ -67,9 +71,12 @@ class Laws(RuleBasedStateMachine):
         self.views_told: dict[tuple[str, int], m.ShardView] = {}
         self.leaders: dict[tuple[str, int], Session] = {}
         self.elected: list[tuple[str, int]] = []
+        self.saying: Inbound | None = None
+        self.asked: list[tuple[Process, m.AskIsr]] = []
         self.seen: dict[str, list[Group]] = {"s0": [Group()], "s1": [Group()]}
         self.processes = {node: self.new_process(node) for _, node in NODES}
         self.start_coordinator()
+        self.heal()
 
     def new_process(self, node: str) -> Process:
         self.number += 1
@@ -88,7 +95,8 @@ class Laws(RuleBasedStateMachine):
         for write in ready.writes[:crash]:
             assert self.store.cas(write.key, write.expect_ver, write.value, self.term) == Ok(write.expect_ver + 1)
             if write.key.startswith("shard/"):
-                self.on_record(write.key.removeprefix("shard/"), msgspec.msgpack.decode(write.value, type=Group))
+                group = msgspec.msgpack.decode(write.value, type=Group)
+                self.on_record(write.key.removeprefix("shard/"), group, write.expect_ver)
         if crash is not None:
             self.start_coordinator()
             return
@@ -102,7 +110,7 @@ class Laws(RuleBasedStateMachine):
             if send.peer.startswith(b"shard:") and arrives():
                 self.arrive(self.processes[send.peer.decode().partition(":")[2]], message)
 
-    def on_record(self, shard: str, group: Group) -> None:
+    def on_record(self, shard: str, group: Group, expect_ver: int) -> None:
         """Every record, as it is written."""
         before = self.seen[shard][-1]
         groups.check(group)
@@ -111,6 +119,11 @@ class Laws(RuleBasedStateMachine):
         assert group.unclean >= before.unclean
         if group.epoch == before.epoch:
             assert group.primary == before.primary, "one term, two leaders"
+            stay = tuple(session for session in before.isr if group.current(session[0]) == session)
+            if group.isr != stay:
+                asked = self.saying
+                assert isinstance(asked, m.AskIsr), "another set without its primary's word"
+                assert asked.ver == expect_ver, "granted, though the record has changed since it was asked"
         else:
             assert self.leaders.setdefault((shard, group.epoch), group.primary) == group.primary
             node = group.primary[0]
@@ -139,19 +152,21 @@ class Laws(RuleBasedStateMachine):
                 self.promised[node] = max(self.promised[node], message.epoch)
 
     def say(self, process: Process, message: Inbound, crash: int | None = None, *, lost: bool = False) -> None:
+        self.saying = message
         self.cluster.on_message(f"shard:{process.register.name}".encode(), message, self.now)
         self.deliver(crash, lambda: not lost)
+        self.saying = None
 
     # --- what happens ----------------------------------------------------------------------------------------------
 
-    @rule(node=NAMES, copies=st.integers(1, 3), lost=st.booleans(), crash=CRASHES)
+    @rule(node=NAMES, copies=st.integers(1, 3), lost=LOST, crash=CRASHES)
     def register(self, node: str, copies: int, lost: bool, crash: int | None) -> None:
         process = self.processes[node]
         if process.granted is None and process.lives:
             for _ in range(copies):
                 self.say(process, process.register, crash, lost=lost)
 
-    @rule(node=NAMES, ready=st.booleans(), hears=st.booleans(), lost=st.booleans(), crash=CRASHES)
+    @rule(node=NAMES, ready=st.booleans(), hears=st.booleans(), lost=LOST, crash=CRASHES)
     def beat(self, node: str, ready: bool, hears: bool, lost: bool, crash: int | None) -> None:
         process = self.processes[node]
         if process.granted is not None and process.lives:
@@ -168,7 +183,7 @@ class Laws(RuleBasedStateMachine):
         }
         return m.Beat("shard", process.register.name, process.granted.incarnation, self.now, ready, stats)
 
-    @rule(node=NAMES, alone=st.booleans(), lost=st.booleans(), crash=CRASHES)
+    @rule(node=NAMES, alone=LOST, lost=LOST, crash=CRASHES)
     def ask(self, node: str, alone: bool, lost: bool, crash: int | None) -> None:
         """Whoever believes to lead asks for another set."""
         process = self.processes[node]
@@ -176,7 +191,15 @@ class Laws(RuleBasedStateMachine):
             view = process.view
             isr = [view.primary] if alone else view.members
             asked = m.AskIsr(view.shard, 1, view.ver, view.epoch, view.primary.node, view.primary.incarnation, isr)
+            self.asked.append((process, asked))
             self.say(process, asked, crash, lost=lost)
+
+    @precondition(lambda self: self.asked)
+    @rule(dice=st.randoms(use_true_random=False))
+    def late_copy(self, dice: Random) -> None:
+        """What was asked long ago arrives once more."""
+        process, asked = dice.choice(self.asked)
+        self.say(process, asked, lost=True)
 
     @rule(node=NAMES, crash=CRASHES)
     def drained(self, node: str, crash: int | None) -> None:
@@ -199,23 +222,29 @@ class Laws(RuleBasedStateMachine):
         self.cluster.on_message(b"cli:1", m.Elect("me", shard, node, True), self.now)
         self.deliver()
 
-    @rule(ns=st.integers(1, 3_000), crash=CRASHES)
-    def pass_time(self, ns: int, crash: int | None) -> None:
-        for _ in range(ns * NS_PER_MS // TICK_NS):
+    @rule(ms=st.integers(20, 1_500), silent=st.sets(NAMES), crash=CRASHES)
+    def pass_time(self, ms: int, silent: set[str], crash: int | None) -> None:
+        """Who lives and is not silent is heard."""
+        for _ in range(ms * NS_PER_MS // TICK_NS):
             self.now += TICK_NS
+            for node in sorted(set(self.processes) - silent):
+                process = self.processes[node]
+                if process.granted is not None and process.lives:
+                    self.say(process, self.beat_of(process, True))
             self.cluster.on_tick(self.now)
+            self.deliver()
         self.deliver(crash)
 
-    @rule(ns=st.integers(1, 3_000))
-    def stand_still(self, ns: int) -> None:
+    @rule(ms=st.integers(1, 3_000))
+    def stand_still(self, ms: int) -> None:
         """The coordinator is paused; nothing that it has not read is held against anybody."""
         self.cluster.on_tick(self.now)
         self.deliver()
         before = {shard: seen[-1] for shard, seen in self.seen.items()}
-        self.now += ns * NS_PER_MS
+        self.now += ms * NS_PER_MS
         self.cluster.on_tick(self.now)
         self.deliver()
-        if ns * NS_PER_MS > 10 * TICK_NS:
+        if ms * NS_PER_MS > STANDSTILL_NS:
             assert before == {shard: seen[-1] for shard, seen in self.seen.items()}
 
     @rule(node=NAMES, noticed=st.booleans(), crash=CRASHES)
@@ -237,27 +266,28 @@ class Laws(RuleBasedStateMachine):
         self.cluster.ready()
         self.start_coordinator()
 
-    @precondition(lambda self: all(not process.lives or process.granted for process in self.processes.values()))
     @rule()
     def heal(self) -> None:
-        """Everything runs and is heard: every shard has one leader that serves, whatever happened before."""
-        for _ in range(3):
-            for node, process in list(self.processes.items()):
-                if not process.lives:
-                    self.processes[node] = self.new_process(node)
-            for _ in range(80):
-                self.now += TICK_NS
-                for process in self.processes.values():
-                    if process.granted is None:
-                        self.say(process, process.register)
-                    else:
-                        self.say(process, self.beat_of(process, True))
-                self.cluster.on_tick(self.now)
-                self.deliver()
+        """Everything runs and is heard: every shard has one leader that serves, whatever happened before, and all
+        copies."""
+        for node, process in list(self.processes.items()):
+            if not process.lives:
+                self.processes[node] = self.new_process(node)
+        for _ in range(HEALED_NS // TICK_NS):
+            self.now += TICK_NS
+            for node, process in self.processes.items():
+                if process.granted is None:
+                    self.say(process, process.register)
+                else:
+                    self.say(process, self.beat_of(process, True))
+                    if process.view is not None and len(process.view.isr) < len(process.view.members):
+                        self.ask(node, False, False, None)
+            self.cluster.on_tick(self.now)
+            self.deliver()
         for entry in self.cluster.map.shards:
-            flapping = self.seen[entry.shard][-1].flapping
-            assert entry.serving or flapping, entry
-            assert (entry.node, entry.incarnation) != NOBODY
+            group = self.seen[entry.shard][-1]
+            assert entry.serving or group.flapping, entry
+            assert group.flapping or len(group.isr) == sum(shard == entry.shard for shard, _ in NODES)
 
     # --- what must hold --------------------------------------------------------------------------------------------
 
@@ -284,4 +314,4 @@ class Laws(RuleBasedStateMachine):
 
 
 TestLaws = Laws.TestCase
-TestLaws.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestLaws.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

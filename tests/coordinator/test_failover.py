@@ -62,6 +62,7 @@ def test_every_change_is_told_to_both_nodes_and_again_to_who_has_missed_it(world
         ({"isr": []}, "cannot leave"),
         ({"isr": [m.Member("s0-a", 1, ""), m.Member("s0-b", 9, "")]}, "is over"),
         ({"isr": [m.Member("s0-b", 2, "")]}, "cannot leave"),
+        ({"isr": [m.Member("s0-a", 1, ""), m.Member("", 0, "")]}, "incarnation 0 of nobody is over"),
         ({"ver": 1, "isr": [m.Member("s0-a", 1, "")]}, "asks for a change of version 1"),
     ],
 )
