@@ -15,7 +15,7 @@ from shard.core.journal import consume, scan
 from shard.journal_file import open_segment, open_segments, segment_paths, segment_seq
 from shard.rejoin import divergent_paths
 from shard.snapshot_file import snapshot_paths
-from tests.shard.peers import PLAIN, Coordinator, Gateway, Place, order
+from tests.shard.peers import PATIENCE_NS, PLAIN, Coordinator, Gateway, Place, order
 
 T = TypeVar("T")
 A, B = "s0-a", "s0-b"
@@ -152,10 +152,15 @@ class Pair(Place):
 
 
 def trade(gateway: Gateway, number: int, *, count: int = 10) -> dict[str, m.Executed]:
-    """Acknowledged orders, both sides, by client order id."""
+    """Acknowledged orders, both sides, by client order id. What was refused was not executed and is sent again."""
     batch = [order(count * number + one, Side(one % 2), 100 + one % 3) for one in range(count)]
     answers: dict[str, m.Executed] = {}
-    for command, reply in zip(batch, gateway.ask(*batch), strict=True):
+    said = gateway.wait(gateway.send(*batch))
+    give_up_ns = monotonic_ns() + PATIENCE_NS
+    while isinstance(said, m.Refused):
+        assert monotonic_ns() < give_up_ns, said
+        said = gateway.wait(gateway.send(*batch))
+    for command, reply in zip(batch, said, strict=True):
         assert isinstance(reply, m.Executed)
         answers[command.client_order_id] = reply
     return answers
