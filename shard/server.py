@@ -122,7 +122,9 @@ class Server:
         self._note = note
         self._trace = Trace(directory)
         self._session = uuid.uuid4().hex
-        self._lossy = state.boot_id not in ("", boot_id()) and state.clean_seq < 0
+        # After a failed write or sync the tail behind suspect_seq is given up, as after a crash of the machine.
+        other_boot = state.boot_id not in ("", boot_id()) and state.clean_seq < 0
+        self._lossy = other_boot or state.suspect_seq >= 0
         self._ceilings = config.engine_config()
         self._durability = config.replication.durability
         self._endpoints = {what: config.endpoint(f"{what}.{daemon.name}") for what in ("orders", "events", "replica")}
@@ -144,6 +146,7 @@ class Server:
         self._node.on_synced()
         self._trace.note("sync", seq=self._node.synced_seq)
         self._journal = JournalFile(directory, segment_bytes=config.journal.segment_bytes)
+        self._journal_ended = False
         self._background = BackgroundSync(self._journal)
         self._supply = Supply(self._node, directory, daemon.log)
         self._refill: Refill | None = None
@@ -247,6 +250,8 @@ class Server:
             self._control.send(message)
         self._to_control.clear()
         self._perform(self._node.ready())
+        if self._journal_ended:
+            return
         if self._node.form():
             self._write()
         self._make_durable()
@@ -415,13 +420,14 @@ class Server:
             self._link.to_primary(question)
 
     def _end_journal(self) -> None:
-        """Nobody but this thread touches the directory from now on."""
+        """Nothing is written to it any more, and nobody but this thread touches its directory."""
+        self._journal_ended = True
         self._snapshots.abandon()
         self._background.close()
         self._journal.close()
 
     def _take_snapshot(self) -> None:
-        if self._snapshots.busy:
+        if self._snapshots.busy or self._journal_ended:
             return
         if self._node.synced_seq < self._node.replica.position.seq:
             # A snapshot must not outlive records that it stands on.
@@ -559,7 +565,8 @@ class Server:
     def _stop(self) -> None:
         """Answer what was taken, refuse what comes, leave a snapshot and the mark of a clean end."""
         node, replica = self._node, self._node.replica
-        replica.drain()
+        if node.role is not Role.STANDBY:
+            replica.drain()
         self._read_orders()
         give_up_ns = self._turn_ns + LAST_WORDS_NS
         self._turn()
