@@ -36,7 +36,7 @@ from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ShardexError, Unavailable
 from loadgen.session import Load, Options
-from shardex.client import Login, Rest
+from shardex.client import Login, Refusal, Rest
 
 SHARDS = 2
 ORDERS_PER_S = 1_000
@@ -46,7 +46,7 @@ CONNECTIONS, IN_FLIGHT = 4, 256
 DRIVE_S = 3_600.0
 """Longer than any run: the load ends when the drill does."""
 WARM_UP_S = 3.0
-CALM_S = 0.5
+CALM_S = 0.3
 WATCH_S = 2.0
 STOPPED_S = 1.0
 WHOLE_S = 60.0
@@ -118,8 +118,19 @@ class Failover:
                 await asyncio.gather(*self._drives, return_exceptions=True)
 
     async def _symbols(self) -> dict[str, tuple[str, ...]]:
+        """Markets by shard, as soon as the gateway has prices of all: it may be up before its other peers are."""
+        give_up_ns = monotonic_ns() + int(WHOLE_S * NS_PER_S)
         async with Rest(self._cluster.url, Login("drill")) as rest:
-            instruments = await rest.instruments()
+            while True:
+                try:
+                    instruments = await rest.instruments()
+                    for one in instruments:
+                        await rest.last_price(one.symbol)
+                    break
+                except Refusal:
+                    if monotonic_ns() > give_up_ns:
+                        raise
+                    await asyncio.sleep(CALM_S)
         return {shard: tuple(one.market for one in instruments if one.shard == shard) for shard in self._cluster.shards}
 
     async def _series(self, kind: str, count: int) -> None:

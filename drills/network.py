@@ -26,6 +26,8 @@ NAME_BYTES_MAX = 9
 """Of a host: together with "sx250-" the longest name that the kernel gives an interface."""
 _PACKAGES = {"ip": "iproute2", "iptables": "iptables"}
 _COMMAND_S = 10.0
+_NEEDED = 1 << 21 | 1 << 12
+"""CAP_SYS_ADMIN and CAP_NET_ADMIN of capabilities(7)."""
 
 
 class NetworkError(ShardexError):
@@ -34,7 +36,11 @@ class NetworkError(ShardexError):
 
 def missing() -> list[str]:
     """What this machine or this user lacks, a few words each; empty when networks can be made."""
-    lacks = [] if os.geteuid() == 0 else ["root"]
+    lacks = []
+    if os.geteuid() != 0:
+        lacks.append("root")
+    elif _capabilities() & _NEEDED != _NEEDED:
+        lacks.append("the capabilities SYS_ADMIN and NET_ADMIN (a container may be run with --privileged)")
     return lacks + [f"{tool} (Debian: {package})" for tool, package in _PACKAGES.items() if not shutil.which(tool)]
 
 
@@ -169,6 +175,12 @@ def _remove(number: int) -> None:
     for line in _run("ip", "netns", "list").splitlines():
         if line.startswith(f"{own}-"):
             _run("ip", "netns", "delete", line.split()[0])
+
+
+def _capabilities() -> int:
+    """Bit mask of what this process may do."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
 
 
 def _name(number: int) -> str:

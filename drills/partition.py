@@ -25,7 +25,7 @@ from drills.checker.history import Call
 from drills.checker.metadata import Metadata
 from drills.network import NetworkError
 from drills.proxy import WELL, Proxy, Toxics
-from drills.stage import COORDINATOR, SHARD, Late, Stage, open_cluster, shard_of, trails
+from drills.stage import COORDINATOR, SHARD, SUSPECT_MS, Late, Stage, open_cluster, shard_of, trails
 from exchange.clock import monotonic_ns, wall_ns
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ShardexError
@@ -254,16 +254,17 @@ def _set_changes(data: Path, since_ns: int) -> int:
     return sum(before.group.isr != after.group.isr for before, after in pairwise(versions) if after.at_ns >= since_ns)
 
 
-def play(name: str, directory: Path) -> Outcome:
+def play(name: str, directory: Path, *, suspect_ms: int = SUSPECT_MS) -> Outcome:
     """One drill from an empty directory to the checker's verdict; what it leaves there is the evidence.
 
+    `suspect_ms` = silence after which a primary is replaced.
     NetworkError where namespaces cannot be made; every other trouble is in the outcome.
     """
     title, drill = DRILLS[name]
     outcome = Outcome(name, title)
     data, history = directory / "cluster", directory / "history.ndjson"
     try:
-        with open_cluster(data) as (network, running):
+        with open_cluster(data, suspect_ms=suspect_ms) as (network, running):
             asyncio.run(_perform(Stage(network, running, history), drill, outcome))
         report = check(Inputs(data=data, histories=[history]), progress=lambda what, done, total: None)
     except NetworkError:

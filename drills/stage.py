@@ -17,7 +17,7 @@ from drills.clients import Client, Recorder, markets_of
 from drills.network import Network
 from exchange import messages as m
 from exchange.clock import monotonic_ns
-from exchange.config import COORDINATOR_NAME, Config, render
+from exchange.config import COORDINATOR_NAME, Config, Replication, render
 from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError, Unavailable
 from exchange.keyfile import KEY_FILE, create_key
@@ -31,6 +31,7 @@ from shardex.launcher import Running
 SHARD = "s0"
 COORDINATOR = COORDINATOR_NAME
 NODES = (f"{SHARD}-a", f"{SHARD}-b")
+SUSPECT_MS = Replication().suspect_ms
 READY_S = 60.0
 DRAIN_S = 30.0
 CLIENTS = 4
@@ -195,14 +196,14 @@ def trails(status: m.ClusterStatus) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def open_cluster(data: Path) -> Iterator[tuple[Network, Running]]:
+def open_cluster(data: Path, *, suspect_ms: int = SUSPECT_MS) -> Iterator[tuple[Network, Running]]:
     """A ready cluster of one shard with two nodes in a new data directory; at the end it is stopped and stays there.
 
     NetworkError where namespaces cannot be made.
     """
     os.environ[TRACE] = "1"  # daemons inherit it
     with Network((COORDINATOR, *NODES)) as network:
-        running = launcher.start(_prepare(data, network))
+        running = launcher.start(_prepare(data, network, suspect_ms))
         try:
             running.wait_ready(READY_S)
             yield network, running
@@ -211,7 +212,7 @@ def open_cluster(data: Path) -> Iterator[tuple[Network, Running]]:
             running.stop()
 
 
-def _prepare(data: Path, network: Network) -> Config:
+def _prepare(data: Path, network: Network, suspect_ms: int) -> Config:
     gateway_port = ports.choose("127.0.0.1")
     config = default_config(
         data,
@@ -220,6 +221,7 @@ def _prepare(data: Path, network: Network) -> Config:
         replicas=2,
         overrides={
             "cluster": {"transport": "tcp"},
+            "replication": {"suspect_ms": suspect_ms},
             "gateway": {"port": gateway_port, "profile": "load", "open_demo": True},
             "marketdata": {"port": ports.choose("127.0.0.1", (gateway_port,))},
         },

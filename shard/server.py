@@ -156,6 +156,7 @@ class Server:
         self._exit: int | None = None
         now_ns = monotonic_ns()
         self._vitals = Vitals(now_ns)
+        self._serving = False
         self._uncommitted: deque[tuple[int, int]] = deque()
         self._turn_ns = now_ns
         self._tick_ns = now_ns
@@ -256,6 +257,10 @@ class Server:
             self._write()
         self._make_durable()
         self._perform(self._node.ready())
+        if self._node.serving != self._serving and self._membership.registered:
+            # Customers wait for this word: it does not wait for the next heartbeat.
+            self._serving = self._node.serving
+            self._control.send(self._membership.beat(self._turn_ns))
         if self._node.diverged and self._node.role is Role.STANDBY:
             self._log.critical("the same log gave another outcome here, stopping", detail=self._node.diverged)
             self._exit = EXIT_DEFECT

@@ -473,7 +473,8 @@ class Node:
         self._insync = InSync(self._node, view, self._rules)
         self._probation = Probation()
         self.heard_ns = self._progress_ns = self._now_ns
-        self.replica.begin_term(view.epoch, self.incarnation, self._instruments, self._wall_ns)
+        opens = self._rules.term_opens
+        self.replica.begin_term(view.epoch, self.incarnation, self._instruments, self._wall_ns, opens=opens)
         self._notes.append(f"leads term {view.epoch} from seq {self.replica.position.seq}")
 
     def _stop_leading(self) -> None:

@@ -159,10 +159,13 @@ class Replica:
 
     # --- cues ---------------------------------------------------------------------------------------------------
 
-    def begin_term(self, epoch: int, incarnation: int, instruments: Iterable[m.Instrument], now_ns: int) -> None:
+    def begin_term(
+        self, epoch: int, incarnation: int, instruments: Iterable[m.Instrument], now_ns: int, *, opens: bool = True
+    ) -> None:
         """The coordinator made this replica the primary of `epoch`, whose promise the shell has made durable.
 
-        Batches that were meant for another term are refused. ValueError when the numbers are out of range.
+        Batches that were meant for another term are refused. ValueError when the numbers are out of range. `opens` =
+        False breaks R6: the term does not begin with EpochStart.
         """
         epoch_start = encode(m.EpochStart(epoch, self._node, incarnation))
         self.engine.admit(array_header(1) + epoch_start, m.SHARD_COMMANDS)
@@ -179,7 +182,7 @@ class Replica:
                 self._enqueue(batch)
             else:
                 self._refuse(batch.peer, batch.number, "NOT_PRIMARY", self._other_term(batch.epoch))
-        self._epoch_start = epoch_start
+        self._epoch_start = epoch_start if opens else b""
         self.define(instruments)
 
     def define(self, instruments: Iterable[m.Instrument]) -> None:

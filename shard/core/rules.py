@@ -16,6 +16,8 @@ class Rules(Struct, frozen=True):
     """R3: a primary that learns of a higher term stops."""
     require_before_add: bool = True
     """R4: a standby's acknowledgements are required before the store is asked to add it."""
+    term_opens: bool = True
+    """R6: a term begins with EpochStart, behind everything that was inherited."""
     name_target: bool = True
     """R7: a message from or for another incarnation is dropped."""
     cut_suffix: bool = True

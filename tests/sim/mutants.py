@@ -16,6 +16,7 @@ MUTANTS = [
     Mutant("R3 a question names its version", coordinator=CoordinatorRules(ask_names_ver=False)),
     Mutant("R4 require before add", shard=ShardRules(require_before_add=False)),
     Mutant("R5 promote from the set only", coordinator=CoordinatorRules(promote_from_set=False)),
+    Mutant("R6 a term begins with EpochStart", shard=ShardRules(term_opens=False)),
     Mutant("R7 incarnations are named", shard=ShardRules(name_target=False)),
     Mutant("R8 a new session is out of the set", coordinator=CoordinatorRules(session_ends_membership=False)),
     Mutant("R8 a new session begins a term", coordinator=CoordinatorRules(session_starts_term=False)),
