@@ -234,7 +234,8 @@ class Client:
         price = 0 if kind else dice.randint(95, 105)
         return m.Submit(
             self.name, ident, instrument, dice.randrange(2), kind, time_in_force, 0, dice.randrange(5), price,
-            dice.randint(1, 20), client_ns=self._stamp(),
+            dice.randint(1, 20), deadline_ns=self._stamp() + 2_000 * MS if dice.random() < 0.3 else 0,
+            client_ns=self._stamp(),
         )  # fmt: skip
 
     def _fresh(self) -> str:
