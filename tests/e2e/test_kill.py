@@ -98,6 +98,7 @@ class Trader:
             "price": price,
             "quantity": 1 + self._count % 7,
             "client_order_id": name,
+            "deadline_ms": 20_000,
         }
 
 
