@@ -18,7 +18,6 @@ Roles
     PRIMARY   leads the term of the view: executes, commits when every required node has acknowledged
 """
 
-from collections import deque
 from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple, assert_never
@@ -34,6 +33,9 @@ from shard.core.probation import Probation
 from shard.core.replica import Phase, Replica
 from shard.core.rules import ALL, Rules
 from shard.core.standing import Fetch, Standing
+from shard.core.stepdown import StepDown
+from shard.core.terms import Terms
+from shard.core.trails import Trails
 
 LINK_BEAT_NS = 50 * NS_PER_MS
 LINK_SILENCE_NS = 1_000 * NS_PER_MS
@@ -42,11 +44,7 @@ SHRINK_NS = 300 * NS_PER_MS
 JOIN_RETRY_NS = 100 * NS_PER_MS
 STALL_NS = 500 * NS_PER_MS
 """A primary that could not commit for so long refuses batches instead of letting them wait."""
-STEP_DOWN_NS = 1_000 * NS_PER_MS
-"""A planned switch that has not happened within this time is given up."""
 DOUBT_RECORDS_MAX = 256
-TERMS_MAX = 64
-TRAILS_MAX = 4 * DOUBT_RECORDS_MAX
 EPOCH_MAX = (1 << 32) - 1
 
 
@@ -130,7 +128,7 @@ class Node:
         self._solo = solo
         self._shrink_ns = shrink_ns
         self._rules = rules
-        self._terms: list[m.Term] = list(terms)
+        self._terms = Terms(terms)
         self._instruments: list[m.Instrument] = []
         self._now_ns = 0
         self._wall_ns = 0
@@ -141,13 +139,11 @@ class Node:
         self._insync: InSync | None = None
         self._probation = Probation()
         self._standing: Standing | None = None
-        self._trails: deque[tuple[int, int, int]] = deque(maxlen=TRAILS_MAX)
+        self._trails = Trails()
         self._progress_ns = 0
         self._beat_ns = 0
         self._sync_first = False
-        self._stepping: m.StepDown | None = None
-        self._stepping_ns = 0
-        self._drained_ns = 0
+        self._stepping: StepDown | None = None
         # standby
         self._intake = Intake(replica.position)
         self._join_ns = 0
@@ -305,9 +301,7 @@ class Node:
         if insync is None or request.epoch != insync.view.epoch or self._stepping is not None:
             return
         if insync.standby is not None and session(insync.standby) == session(request.to):
-            self._stepping = request
-            self._stepping_ns = self._now_ns
-            self._drained_ns = 0
+            self._stepping = StepDown(request, self._now_ns)
 
     # --- cues: customers and time -------------------------------------------------------------------------------------
 
@@ -422,11 +416,11 @@ class Node:
                 if not self.replica.in_doubt:
                     self._progress_ns = self._now_ns
                 self.replica.on_written()
-                self._trails.append((after.seq, after.chain, self.replica.engine.trail()))
+                self._trails.note(after, self.replica.engine.trail())
             else:
                 self.replica.on_replicated(record, after)
                 self._owes_ack = True
-            self._note_term(after)
+            self._terms.note(after)
         self._formed = []
 
     def on_synced(self, seq: int | None = None) -> None:
@@ -441,7 +435,7 @@ class Node:
         fetch = None
         if self._insync is not None:
             self._commit(self._insync)
-            self._hand_over(self._insync)
+            self._hand_over()
             fetch = self._standing.fetch(self.replica.position.seq) if self._standing is not None else None
         elif self.role is Role.STANDBY:
             self._commit_heard()
@@ -482,7 +476,7 @@ class Node:
         self._standing = None
         self._stepping = None
         self._sync_first = False
-        self._trails.clear()
+        self._trails = Trails()
 
     def _step_back(self, why: str) -> None:
         self._notes.append(why)
@@ -503,10 +497,10 @@ class Node:
             return
         who: Session = (message.node, message.sender)
         member = next((member for member in insync.view.members if session(member) == who), None)
-        if member is None or member.node == self._node or self.diverged:
+        if member is None or member.node == self._node:
             return
         last_seq = message.terms[-1].last_seq if message.terms else 0
-        common = self._common(message.terms) if self._rules.cut_suffix else last_seq
+        common = self._terms.common_seq(message.terms) if self._rules.cut_suffix else last_seq
         known = standing is not None and session(standing.member) == who
         if standing is not None and known and common < standing.acked_seq:
             return  # an old copy: it has acknowledged more since
@@ -520,18 +514,6 @@ class Node:
         else:
             self._standing = Standing(peer, member, common)
         self._reply(peer, m.JoinAt(insync.view.epoch, self.incarnation, message.sender, common, snapshot, last_seq))
-
-    def _common(self, theirs: list[m.Term]) -> int:
-        """Last record end that both journals have: within one term, one is a prefix of the other."""
-        mine = {term.epoch: term for term in self._terms}
-        for term in reversed(theirs):
-            own = mine.get(term.epoch)
-            if own is not None:
-                if own.last_seq == term.last_seq and own.chain != term.chain:
-                    self._notes.append(f"term {term.epoch} ends in two ways at seq {own.last_seq}")
-                    continue
-                return min(own.last_seq, term.last_seq)
-        return 0
 
     def _on_appended(self, message: m.Appended, peer: bytes) -> None:
         insync, standing = self._insync, self._standing
@@ -555,23 +537,14 @@ class Node:
             self.heard_ns = self._now_ns
 
     def _agrees(self, message: m.Appended, peer: bytes) -> bool:
-        """R13: the same log must give the same outcomes. Trails are kept as far as acknowledgements may reach back."""
-        while self._trails and self._trails[0][0] < message.last_seq:
-            self._trails.popleft()
-        if not self._trails or self._trails[0][0] != message.last_seq or not self._rules.compare_logs:
-            return True
-        _, chain, trail = self._trails[0]
-        if (chain, trail) == (message.chain, message.trail):
-            return True
-        self.diverged = (
-            f"at seq {message.last_seq} the standby has chain {message.chain:016x}, trail {message.trail:08x}; "
-            f"here they are {chain:016x}, {trail:08x}"
-        )
-        self._notes.append(self.diverged)
-        stop = m.Diverged(self._led_epoch, self.incarnation, message.sender, message.last_seq, self.diverged)
-        self._reply(peer, stop)
-        self._standing = None
-        return False
+        """R13: a standby that made something else of the same log is told to stop, and counts no more."""
+        found = self._trails.disagreement(message) if self._rules.compare_logs else ""
+        if found:
+            self.diverged = found
+            self._notes.append(found)
+            self._reply(peer, m.Diverged(self._led_epoch, self.incarnation, message.sender, message.last_seq, found))
+            self._standing = None
+        return not found
 
     def _commit(self, insync: InSync) -> None:
         """W7: committed = durable here and acknowledged by whom the maximal view requires."""
@@ -611,19 +584,16 @@ class Node:
         if question is not None:
             self._control.append(question)
 
-    def _hand_over(self, insync: InSync) -> None:
+    def _hand_over(self) -> None:
         """A planned switch: say that the standby has everything, or give it up."""
         stepping, standing, seq = self._stepping, self._standing, self.replica.position.seq
         if stepping is None:
             return
-        if self._now_ns - self._stepping_ns > STEP_DOWN_NS:
+        if stepping.over(self._now_ns):
             self._stepping = None
-            return
-        drained = standing is not None and standing.acked_seq == seq == self.replica.committed_seq
-        if drained and (not self._drained_ns or self._now_ns - self._drained_ns >= JOIN_RETRY_NS):
-            self._drained_ns = self._now_ns
-            epoch = insync.view.epoch
-            self._control.append(encode(m.Drained(self._shard, epoch, self._node, self.incarnation, stepping.to, seq)))
+        elif standing is not None and standing.acked_seq == seq == self.replica.committed_seq:
+            drained = stepping.drained(self._node, self.incarnation, seq, self._now_ns)
+            self._control += [drained] if drained is not None else []
 
     def _append(self, standing: Standing, records: bytes, last_seq: int) -> None:
         self._beat_ns = self._now_ns
@@ -660,7 +630,7 @@ class Node:
         if view is None or (self._join_ns and self._now_ns - self._join_ns < JOIN_RETRY_NS):
             return
         self._join_ns = self._now_ns
-        join = m.Join(view.epoch, self.incarnation, view.primary.incarnation, self._node, self._terms[-TERMS_MAX:])
+        join = m.Join(view.epoch, self.incarnation, view.primary.incarnation, self._node, self._terms.newest())
         self._to_primary.append((encode(join), b""))
 
     def _obeys(self, message: m.JoinAt | m.Append | m.SnapshotPart | m.Diverged) -> bool:
@@ -716,13 +686,6 @@ class Node:
         self._to_primary.append((encode(appended), b""))
 
     # --- both ---------------------------------------------------------------------------------------------------------
-
-    def _note_term(self, after: Position) -> None:
-        term = m.Term(after.epoch, after.seq, after.chain)
-        if self._terms and self._terms[-1].epoch == after.epoch:
-            self._terms[-1] = term
-        else:
-            self._terms.append(term)
 
     def _reply(self, peer: bytes, message: m.ReplicaMessage) -> None:
         if peer:
