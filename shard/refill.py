@@ -10,7 +10,8 @@ from exchange.errors import JournalError
 from exchange.failpoints import Point, reach
 from exchange.process import Log
 from exchange.wire import encode
-from shard.core.node import Cut, Files, Node
+from shard.core.following import Cut
+from shard.core.node import Files, Node
 from shard.handover import Part, Sink
 from shard.rejoin import can_cut
 from shard.storage import Storage

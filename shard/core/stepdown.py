@@ -1,4 +1,4 @@
-"""A planned switch as the primary sees it: it makes no more records, says when its standby has all, or goes on. Pure."""
+"""A planned switch as the primary sees it: no more records are made until the standby has all, or it goes on. Pure."""
 
 from exchange import messages as m
 from exchange.domain import NS_PER_MS

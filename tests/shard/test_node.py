@@ -197,6 +197,7 @@ def test_what_was_lost_on_the_way_is_sent_again(duo: Duo) -> None:
     duo.a.sent.clear()
     duo.a.order(order(2), number=2)
     duo.a.turn()
+    duo.a.pass_time(100)
     said = duo.talk()
     assert [line for line in said if "ann" in line] == ["a: ann: NEW", "a: ann: NEW"]
     assert duo.a.journal == duo.b.journal
