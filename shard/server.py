@@ -146,6 +146,7 @@ class Server:
         )
         self._refill = Refill(self._node, self.storage, daemon.log)
         self._exit: int | None = None
+        self._serving = False
         self._uncommitted: deque[tuple[int, int]] = deque()
         self._turn_ns = now_ns
         self._tick_ns = now_ns
