@@ -147,14 +147,16 @@ class Leadership:
         """Why this process may not come as this node; empty when it may."""
         if self.is_over(message.session):
             return f"{message.name!r} of shard {self.shard!r} was started again: session {message.session} is over"
-        if message.view_ver > self.ver:
-            return (
-                f"METADATA_BEHIND: {message.name!r} of shard {self.shard!r} has seen version {message.view_ver}, the "
-                f"control store has only {self.ver}: the store went back in time; restore its newest copy"
-            )
         known = self.group.nodes.get(message.name)
-        repeated = known is not None and known.session_uuid == message.session
-        if repeated and message.promised_epoch <= self.group.epoch:
+        if known is not None and known.journal_uuid == message.uuid:
+            self._compare(message.name, message.view_ver, message.promised_epoch)
+        if self._behind or message.view_ver > self.ver or message.promised_epoch > self.group.epoch:
+            return (
+                f"METADATA_BEHIND: {message.name!r} of shard {self.shard!r} has seen version {message.view_ver} and "
+                f"promised epoch {message.promised_epoch}, the control store is at {self.ver} and {self.group.epoch}: "
+                "it went back in time; restore its newest copy"
+            )
+        if known is not None and known.session_uuid == message.session:
             return ""
         return groups.refusal(
             self.group,
@@ -170,11 +172,14 @@ class Leadership:
         return session in self._ended
 
     def must_wait(self, name: str, now_ns: int) -> bool:
-        """A new session of this node cannot be taken yet: it is not known whether others of the set live."""
+        """A new session of this node cannot be taken yet: it may have to lead, and it is not known whether others live.
+
+        Not only of the set: one that is not, and lives, may know that the store went back in time.
+        """
         group = self.group
         if group.current(name) not in group.isr:
             return False
-        others = [session for session in group.isr if session[0] != name]
+        others = [group.current(node) for node in group.nodes if node != name]
         return any(self._health.undecided(_place(node), incarnation, now_ns) for node, incarnation in others)
 
     def register(self, message: m.Register, incarnation: int, now_ns: int) -> None:
@@ -203,12 +208,7 @@ class Leadership:
         stats = self._health.stats(_place(message.name))
         session = message.name, message.incarnation
         seen_ver = _number(stats, "view")
-        if seen_ver > self.ver and not self._behind:
-            self._behind = True
-            self._outbox.note(
-                f"METADATA_BEHIND: {message.name} has seen version {seen_ver} of shard {self.shard}, the control store "
-                f"has only {self.ver}: nothing is decided any more"
-            )
+        self._compare(message.name, seen_ver, _number(stats, "epoch"))
         if session == self.group.primary:
             leads = stats.get("role") == "primary" and _number(stats, "epoch") == self.group.epoch
             self.serving = message.ready and leads
@@ -427,6 +427,15 @@ class Leadership:
     def _answer(self, peer: bytes, refused: str) -> None:
         if peer:
             self._outbox.send(peer, m.Operated(refused))
+
+    def _compare(self, name: str, seen_ver: int, promised_epoch: int) -> None:
+        """One of our own nodes knows more than the store: no decision on such a ground."""
+        if (seen_ver > self.ver or promised_epoch > self.group.epoch) and not self._behind:
+            self._behind = True
+            self._outbox.note(
+                f"METADATA_BEHIND: {name} has seen version {seen_ver} of shard {self.shard} and promised epoch "
+                f"{promised_epoch}, the control store is at {self.ver} and {self.group.epoch}: nothing is decided now"
+            )
 
     def _undisturbed(self) -> None:
         """Denied while the store is known to be behind."""
