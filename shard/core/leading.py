@@ -198,7 +198,10 @@ class Leading:
                 question = None if self.sync_first else insync.ask([me], now_ns)
                 if question is not None:
                     self._probation.dropped(dropped, now_ns)
-        elif standing is None or self.silent or standing.sent_seq < self._copy.seq:
+        elif self.silent:
+            insync.forget()
+            self._probation.interrupted(now_ns)
+        elif standing is None or standing.sent_seq < self._copy.seq:
             insync.forget()
         elif not self._probation.passed(session(standing.member), now_ns):
             insync.forget()  # what it acknowledges meanwhile is welcome, and nobody waits for it
@@ -234,11 +237,9 @@ class Leading:
 
     def _heard(self, who: Session) -> None:
         """A sign of life of the node that is required, or of one that may be."""
-        standby, now_ns = self.insync.standby, self._post.now_ns
+        standby = self.insync.standby
         if standby is None or session(standby) == who:
-            if now_ns - self.heard_ns > self._shrink_ns // 2:
-                self._probation.interrupted(now_ns)
-            self.heard_ns = now_ns
+            self.heard_ns = self._post.now_ns
 
     def _agrees(self, message: m.Appended, peer: bytes) -> bool:
         """R13: a standby that made something else of the same log is told to stop, and counts no more."""
