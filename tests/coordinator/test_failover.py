@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from coordinator.core.leadership import SLOW_FOR_NS, SWITCH_WITHIN_NS, Policy
+from coordinator.core.leadership import SWITCH_WITHIN_NS, Policy
+from coordinator.core.suspicion import SLOW_FOR_NS
 from exchange import messages as m
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.limits import BEAT_SUSPECT_NS
