@@ -4,6 +4,7 @@ One after the other on a fresh cluster each, A B C A B C, so that a machine whos
 cost. Both nodes of every shard share the machine's processors with each other and with the generator.
 """
 
+import sys
 from typing import Literal, NamedTuple
 
 import uvloop
@@ -43,10 +44,12 @@ STANDBYS = (Variant("a standby in `both`", 2, "both"), Variant("a standby in `re
 def run() -> list[Row]:
     """Throughput and latency of each variant, and throughput with a standby over throughput without, round by round."""
     figures: dict[Variant, list[Figures]] = {variant: [] for variant in (ALONE, *STANDBYS)}
-    for _ in range(ROUNDS):
+    for number in range(1, ROUNDS + 1):
         for variant, rounds in figures.items():
             with cluster(replicas=variant.replicas, durability=variant.durability) as running:
                 rounds.append(uvloop.run(_measure(running)))
+            said = f"{rounds[-1].orders_per_s:,.0f} orders/s, p50 {rounds[-1].p50_us:,.0f} µs"
+            print(f"round {number} of {ROUNDS}, {variant.name}: {said}", file=sys.stderr, flush=True)
     rows = [one for variant, rounds in figures.items() for one in _rows(variant, rounds)]
     for variant in STANDBYS:
         pairs = zip(figures[variant], figures[ALONE], strict=True)

@@ -52,6 +52,7 @@ class Cluster:
             self.config = launcher.read_config(data)
         open_transport(self.config)
         self.running = launcher.start(self.config)
+        self.ended: list[tuple[str, int]] = []
         self.shards = [shard.name for shard in self.config.shards]
         self.nodes = {node: shard for shard, node in self.config.nodes()}
 
@@ -61,7 +62,10 @@ class Cluster:
         return self.running.rest_url
 
     def wait_whole(self, timeout_s: float = READY_S) -> None:
-        """Return when all is healthy and every shard has its full in-sync set. Unavailable after that time."""
+        """Start what has ended; return when all is healthy and every shard has its full in-sync set.
+
+        Unavailable after that time.
+        """
         deadline_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
         while monotonic_ns() < deadline_ns:
             missing = self._missing()
@@ -72,6 +76,7 @@ class Cluster:
 
     def _missing(self) -> str:
         try:
+            self.revive()
             status = self.status()
         except Unavailable as fault:
             return str(fault)
@@ -108,12 +113,12 @@ class Cluster:
             return False
         return True
 
-    def revive(self) -> list[str]:
-        """Start again what has ended for good; the names."""
-        ended = [process for process in self.running.supervisor.processes() if process.state in ("EXITED", "FATAL")]
-        for process in ended:
-            self.running.supervisor.start(process.name)
-        return [process.name for process in ended]
+    def revive(self) -> None:
+        """Start again what has ended for good; `ended` remembers who that was, and with which exit status."""
+        for process in self.running.supervisor.processes():
+            if process.state in ("EXITED", "FATAL"):
+                self.ended.append((process.name, process.exit_status))
+                self.running.supervisor.start(process.name)
 
     def stop(self) -> None:
         """End everything."""

@@ -45,7 +45,8 @@ class Faults:
         self._dice = random.Random(seed)  # noqa: S311 - repeatable, not secret
 
     async def strike(self) -> Fault:
-        """One fault; returns when the victim is on its own again."""
+        """One fault; returns when the victim is on its own again. Who ended for good before is started first."""
+        await aside(self._cluster.revive)
         kind = self._dice.choice(self._kinds)
         part, victim = await self._victim(only_nodes=kind in ("tail", "disk", "partition"))
         fault = Fault(kind, victim, part, self._cluster.nodes.get(victim, ""), monotonic_ns())
@@ -93,7 +94,7 @@ class Faults:
             await aside(self._cluster.signal, victim, signal.SIGCONT)
 
     async def _fail_disk(self, victim: str) -> None:
-        """Its syncs fail once, or take 100 ms, for a second; who sees an error ends, and is started by an operator."""
+        """Its syncs fail once, or take 100 ms, for a while; who sees an error ends, and is started by an operator."""
         pid = await aside(self._cluster.running.pid, victim)
         inject = self._dice.choice(("error=EIO:when=1", "delay_exit=100000"))
         words = ["strace", "-f", "-qq", "-o", "/dev/null", "-p", str(pid), "-e", f"inject=fdatasync:{inject}"]
@@ -101,7 +102,6 @@ class Faults:
         await asyncio.sleep(1.5)
         tracer.send_signal(signal.SIGINT)
         await aside(tracer.wait)
-        await aside(self._cluster.revive)
 
     async def _cut(self, victim: str) -> None:
         """Away from the other node, from the coordinator, or from both, sometimes one way only, for 0.3 to 3 s."""

@@ -27,6 +27,7 @@ from drills.outages import Spread, outage_ns, spread
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S
 from exchange.errors import ShardexError, Unavailable
+from exchange.process import EXIT_IO
 
 SHARDS = 2
 CLIENTS = 6
@@ -172,6 +173,9 @@ class Torture:
         result, recorder = self.result, self._recorder
         result.faults = dict(Counter(f"{fault.kind} {fault.part}" for fault in self._struck))
         result.orders, result.calls, result.acked = recorder.orders, recorder.calls, recorder.acked
+        for name, status in self._cluster.ended:
+            if status != EXIT_IO or "disk" not in self._arguments.faults:
+                result.troubles.append(f"{name} ended by itself with exit status {status}")
         result.outcomes = dict(sorted(recorder.outcomes.items()))
         result.images = self._subscriber.images
         # While it was checked nobody asked: that is no outage.

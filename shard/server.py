@@ -8,8 +8,6 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from exchange import failpoints
 from exchange import messages as m
 from exchange.clock import monotonic_ns, wall_ns
@@ -21,31 +19,24 @@ from exchange.membership import Membership
 from exchange.process import EXIT_DEFECT, EXIT_IO, EXIT_RESTART, Daemon
 from exchange.sockets import Dealer, Publisher, Router, Socket, Waiter, open_private_directory
 from exchange.wire import decode_coordinator_outbound
-from shard.background_sync import BackgroundSync
+from shard.bounded_log import BoundedLog
 from shard.core.engine import REFERENCE, engine_kind, native_available
-from shard.core.journal import Position, SegmentHead
-from shard.core.node import EPOCH_MAX, Cut, Files, Node, Ready, Role
+from shard.core.node import EPOCH_MAX, Files, Node, Ready, Role
 from shard.core.replay import Poisoned
 from shard.core.replica import Replica
-from shard.journal_file import JournalFile
 from shard.link import Link
 from shard.node_state import NodeLock, NodeState, SyncedNote, boot_id, load_state, new_state, save_state
 from shard.recovery import Recovered, recover
 from shard.refill import Refill
-from shard.rejoin import can_cut, cut_behind, rebuild
-from shard.snapshot_file import SnapshotWriter, remove_temporaries
-from shard.supply import Supply
-from shard.trace import Trace
+from shard.rejoin import rebuild
+from shard.snapshot_file import remove_temporaries
+from shard.storage import Storage
 from shard.vitals import Vitals
 
 MESSAGES_PER_TURN = 256
 """Messages read before the loop turns to the journal: more than a record of small batches clears, so that overload is
 seen and refused, and little enough that answers of the record before do not wait milliseconds."""
 WAITING_LOG_NS = 5 * NS_PER_S
-NOTES_PER_S = 10
-"""Lines that a hostile peer can cause in the log."""
-PAIRED_SNAPSHOT_FACTOR = 4
-"""A primary with a standby takes its snapshots so much more seldom: the standby's are the ones that a start needs."""
 LAST_WORDS_NS = 500 * NS_PER_MS
 """How long a primary that ends waits for its standby to acknowledge the last records."""
 LAST_WORDS_STEP_MS = 5
@@ -101,7 +92,7 @@ def _serve(daemon: Daemon, shard: str, directory: Path) -> int:
         return server.run()
     except OSError as fault:
         # The kernel may have dropped what it could not write and call the next sync a success: never try again.
-        server.mark_suspect(fault)
+        server.storage.mark_suspect(fault)
         return EXIT_IO
     finally:
         server.close()
@@ -117,10 +108,6 @@ class Server:
         self._log = daemon.log
         self._shard = shard
         self._name = daemon.name
-        self._directory = directory
-        self._state = state
-        self._note = note
-        self._trace = Trace(directory)
         self._session = uuid.uuid4().hex
         # After a failed write or sync the tail behind suspect_seq is given up, as after a crash of the machine.
         other_boot = state.boot_id not in ("", boot_id()) and state.clean_seq < 0
@@ -143,28 +130,29 @@ class Server:
             solo=not paired or config.replication.solo == "allow",
             shrink_ns=config.replication.shrink_ms * NS_PER_MS,
         )
-        self._node.on_synced()
-        self._trace.note("sync", seq=self._node.synced_seq)
-        self._journal = JournalFile(directory, segment_bytes=config.journal.segment_bytes)
-        self._journal_ended = False
-        self._background = BackgroundSync(self._journal)
-        self._supply = Supply(self._node, directory, daemon.log)
-        self._refill: Refill | None = None
-        self._snapshots = SnapshotWriter(directory, daemon.log, lambda: self._supply.needed_seq(self._turn_ns))
-        self._snapshot_every_bytes = config.journal.snapshot_every_bytes
-        self._snapshot_bytes = -recovered.replayed_bytes
-        self._exit: int | None = None
         now_ns = monotonic_ns()
         self._vitals = Vitals(now_ns)
+        self.storage = Storage(
+            self._node,
+            directory,
+            state,
+            note,
+            name=daemon.name,
+            ceilings=self._ceilings,
+            limits=config.journal,
+            replayed_bytes=recovered.replayed_bytes,
+            vitals=self._vitals,
+            log=daemon.log,
+        )
+        self._refill = Refill(self._node, self.storage, daemon.log)
+        self._exit: int | None = None
         self._serving = False
         self._uncommitted: deque[tuple[int, int]] = deque()
         self._turn_ns = now_ns
         self._tick_ns = now_ns
         self._log_tick_ns = now_ns
         self._waiting_logged_ns = now_ns - WAITING_LOG_NS + NS_PER_S
-        self._notes_left = NOTES_PER_S
-        self._notes_ns = now_ns
-        self._notes_dropped = 0
+        self._notes = BoundedLog(daemon.log)
         self._map_version = 0
         self._to_control: list[bytes] = []
         self._membership = Membership(self._register(), self._stats, beat_interval_ns=NODE_BEAT_INTERVAL_NS)
@@ -193,7 +181,7 @@ class Server:
                 self._read_orders()
             if self._turn_ns - self._tick_ns >= NODE_BEAT_INTERVAL_NS:
                 self._tick()
-            self._supply.step()
+            self.storage.supply.step()
             self._turn()
         if self._exit == 0:
             self._stop()
@@ -203,31 +191,17 @@ class Server:
         """Close sockets and end helpers; the journal is left as it is."""
         for socket in (self._orders, self._events, self._control, self._link):
             socket.close()
-        self._supply.close()
-        self._background.close()
-        self._snapshots.abandon()
-        self._trace.close()
-        self._note.close()
-
-    def mark_suspect(self, fault: OSError) -> None:
-        """The disk failed: remember what is known to be durable, for the next start."""
-        seq = self._node.synced_seq
-        self._log.critical("disk failed, stopping", durable_seq=seq, error=str(fault))
-        try:
-            self._save(suspect_seq=seq)
-        except OSError as again:
-            self._log.critical("the mark could not be written either", error=str(again))
+        self.storage.close()
 
     # --- one turn -----------------------------------------------------------------------------------------------
 
     def _patience_ms(self) -> int:
-        if self._node.busy or self._supply.busy:
+        if self._node.busy or self.storage.supply.busy:
             return 0
         now_ns = monotonic_ns()
         until_tick_ms = max(0, self._tick_ns + NODE_BEAT_INTERVAL_NS - now_ns) // NS_PER_MS + 1
-        if self._node.synced_seq < self._node.replica.position.seq:
-            return min(until_tick_ms, self._background.wait_ms(now_ns))
-        return until_tick_ms
+        until_sync_ms = self.storage.wait_ms(now_ns)
+        return until_tick_ms if until_sync_ms is None else min(until_tick_ms, until_sync_ms)
 
     def _read_orders(self) -> None:
         now_ns = wall_ns()
@@ -244,18 +218,18 @@ class Server:
 
     def _turn(self) -> None:
         """What the node has decided, in the order that it demands."""
-        self._promise()
+        self.storage.promise()
         if self._link.follow(self._node.primary, self._node.incarnation):
             self._waiter = Waiter(self._orders, self._control, *self._link.sockets)
         for message in self._to_control:
             self._control.send(message)
         self._to_control.clear()
         self._perform(self._node.ready())
-        if self._journal_ended:
+        if self.storage.ended:
             return
         if self._node.form():
             self._write()
-        self._make_durable()
+        self.storage.make_durable(self._turn_ns)
         self._perform(self._node.ready())
         if self._node.serving != self._serving and self._membership.registered:
             # Customers wait for this word: it does not wait for the next heartbeat.
@@ -264,64 +238,24 @@ class Server:
         if self._node.diverged and self._node.role is Role.STANDBY:
             self._log.critical("the same log gave another outcome here, stopping", detail=self._node.diverged)
             self._exit = EXIT_DEFECT
-        grown = self._journal.bytes_written - self._snapshot_bytes
-        if grown >= self._snapshot_every_bytes * (PAIRED_SNAPSHOT_FACTOR if self._node.mode == "paired" else 1):
-            self._take_snapshot()
-
-    def _promise(self) -> None:
-        """Rule R1: durable before anything of this turn leaves."""
-        node = self._node
-        ver = node.view.ver if node.view is not None else 0
-        if node.promise > self._state.promised_epoch or ver > self._state.view_ver:
-            reach(Point.PROMISE_BEFORE)
-            promised = max(node.promise, self._state.promised_epoch)
-            self._save(promised_epoch=promised, view_ver=max(ver, self._state.view_ver))
-            self._trace.note("promise", promised)
-            reach(Point.PROMISE_AFTER)
-            self._log.info("view", ver=ver, epoch=node.promise, mode=node.mode)
-        if node.promise > node.promised:
-            node.on_promised()
+        self.storage.care_for_snapshots()
 
     def _write(self) -> None:
         """Write, let the other node have it, execute."""
         node = self._node
         leads = node.role is Role.PRIMARY
-        first = before = node.replica.position
+        first_seq, last_seq = node.replica.position.seq, node.formed[-1][1].seq
         reach(Point.W4_BEFORE_WRITE if leads else Point.W6_BEFORE_WRITE)
-        for record, after in node.formed:
-            self._supply.note(self._journal.append(record, before, after.epoch))
-            before = after
-        self._trace.note("write", node.formed[-1][1].epoch, before.seq)
+        self.storage.append()
         reach(Point.W5_WRITTEN if leads else Point.W6_WRITTEN)
         for peer, header, payload in node.replicate():
             self._link.to_standby(peer, header, payload)
         if leads:
             reach(Point.W5_SENT)
-            self._uncommitted.append((before.seq, self._turn_ns))
+            self._uncommitted.append((last_seq, self._turn_ns))
         node.on_written()
-        self._vitals.on_written(commands=before.seq - first.seq)
+        self._vitals.on_written(commands=last_seq - first_seq)
         reach(Point.W5_APPLIED if leads else Point.W6_APPLIED)
-
-    def _make_durable(self) -> None:
-        """Now where the node cannot go on without, beside the loop where it can."""
-        node = self._node
-        if node.must_sync:
-            began_ns = monotonic_ns()
-            self._journal.sync()
-            self._vitals.on_synced(monotonic_ns() - began_ns)
-            node.on_synced()
-            self._note.write(node.synced_seq)
-            self._trace.note("sync", seq=node.synced_seq)
-            reach(Point.W5_SYNCED if node.role is Role.PRIMARY else Point.W6_SYNCED)
-            return
-        finished = self._background.finished()
-        if finished is not None:
-            self._vitals.on_synced(finished.took_ns)
-            node.on_synced(finished.seq)
-            self._note.write(node.synced_seq)
-            self._trace.note("sync", seq=node.synced_seq)
-        if node.synced_seq < node.replica.position.seq:
-            self._background.begin(node.replica.position.seq, self._turn_ns)
 
     def _perform(self, ready: Ready) -> None:
         """Let go what may leave."""
@@ -329,7 +263,7 @@ class Server:
         if ready.send or ready.publish:
             if node.role is Role.PRIMARY and node.view is not None:
                 released_seq = node.replica.committed_seq
-                self._trace.note("release", node.view.epoch, released_seq, node.required, node.view.ver)
+                self.storage.trace.note("release", node.view.epoch, released_seq, node.required, node.view.ver)
             reach(Point.W8_BEFORE_RELEASE)
         for peer, header, payload in ready.send:
             # False = the peer is gone: it will ask again, or resolve what it does not know.
@@ -343,7 +277,7 @@ class Server:
         if ready.to_primary:
             reach(Point.W6_BEFORE_ACK)
         for header, payload in ready.to_primary:
-            self._trace.note_sent(header)
+            self.storage.trace.note_sent(header)
             self._link.to_primary(header, payload)
         if ready.control:
             reach(Point.ISR_BEFORE_ASK)
@@ -351,13 +285,14 @@ class Server:
                 self._control.send(message)
             reach(Point.ISR_ASKED)
         if ready.fetch is not None:
-            self._supply.fetch(ready.fetch)
+            self.storage.supply.fetch(ready.fetch)
         for files in ready.files:
             self._on_files(files)
         if ready.cut is not None:
-            self._on_cut(ready.cut)
+            self._refill.on_cut(ready.cut)
+            self._go_on_refilling()
         for note in ready.notes:
-            self._log_bounded(note)
+            self._notes.note(note, self._turn_ns)
         now_ns = monotonic_ns()
         while self._uncommitted and self._uncommitted[0][0] <= self._node.replica.committed_seq:
             took_ns = now_ns - self._uncommitted.popleft()[1]
@@ -370,10 +305,8 @@ class Server:
             self._log_tick_ns = self._turn_ns
         self._node.on_tick(wall_ns(), self._turn_ns, log_tick=log_tick)
         self._vitals.on_tick(self._turn_ns)
-        if self._snapshots.reap():
-            self._supply.on_removed()
-        if self._refill is not None:
-            self._ask_for_part(self._refill)
+        self.storage.reap()
+        self._go_on_refilling()
         self._membership.update(self._register())
         if not self._membership.registered and self._turn_ns - self._waiting_logged_ns >= WAITING_LOG_NS:
             self._waiting_logged_ns = self._turn_ns
@@ -381,66 +314,23 @@ class Server:
             self._log.info("waiting for the coordinator", answer=refused)
         self._to_control += self._membership.on_tick(self._turn_ns)
 
-    # --- the journal of the other node ----------------------------------------------------------------------------
-
-    def _on_cut(self, cut: Cut) -> None:
-        """This journal has what the primary's has not, or ends before the primary's begins (R9)."""
-        if self._refill is not None or self._exit is not None:
-            return
-        seq = self._node.replica.position.seq
-        if cut.snapshot or not can_cut(self._directory, cut.seq):
-            self._log.warning("the primary's snapshot is needed", seq=seq, common_seq=cut.seq)
-            self._refill = Refill(self._node, self._directory, self._log)
-            self._ask_for_part(self._refill)
-            return
-        self._log.warning("cutting records that the primary does not have", seq=seq, common_seq=cut.seq)
-        self._end_journal()
-        cut_behind(self._directory, cut.seq, self._note, wall_ns())
-        self._exit = EXIT_RESTART
-
     def _on_files(self, files: Files) -> None:
-        if isinstance(files.message, m.SnapshotAsk):
-            part = self._supply.part(files)
-            if part is None:
-                self._take_snapshot()
-            else:
-                self._link.to_standby(*part)
-        elif self._refill is not None and self._exit is None:
-            received = self._refill.take(files)
-            if received is None:
-                self._ask_for_part(self._refill)
-                return
-            self._log.warning("starting from the primary's snapshot", snapshot=received.name)
-            self._end_journal()
-            self._state = msgspec.structs.replace(self._state, rebuilding=True)
-            rebuild(self._directory, self._state, self._note, wall_ns(), received)
-            self._exit = EXIT_RESTART
-
-    def _ask_for_part(self, refill: Refill) -> None:
-        if refill.over:
-            self._exit = EXIT_RESTART  # nothing was changed yet
+        if isinstance(files.message, m.SnapshotPart):
+            self._refill.on_part(files)
+            self._go_on_refilling()
             return
-        question = refill.question(self._turn_ns)
+        part = self.storage.supply.part(files)
+        if part is None:
+            self.storage.take_snapshot()
+        else:
+            self._link.to_standby(*part)
+
+    def _go_on_refilling(self) -> None:
+        question = self._refill.question(self._turn_ns)
         if question is not None:
             self._link.to_primary(question)
-
-    def _end_journal(self) -> None:
-        """Nothing is written to it any more, and nobody but this thread touches its directory."""
-        self._journal_ended = True
-        self._snapshots.abandon()
-        self._background.close()
-        self._journal.close()
-
-    def _take_snapshot(self) -> None:
-        if self._snapshots.busy or self._journal_ended:
-            return
-        if self._node.synced_seq < self._node.replica.position.seq:
-            # A snapshot must not outlive records that it stands on.
-            self._journal.sync()
-            self._node.on_synced()
-            self._note.write(self._node.synced_seq)
-        self._snapshot_bytes = self._journal.bytes_written
-        self._snapshots.start(self._node.replica.engine, self._node.replica.position)
+        if self._refill.done and self._exit is None:
+            self._exit = EXIT_RESTART
 
     # --- the coordinator ----------------------------------------------------------------------------------------
 
@@ -449,7 +339,7 @@ class Server:
             try:
                 message = decode_coordinator_outbound(received[0])
             except WireError as error:
-                self._log_bounded(str(error))
+                self._notes.note(str(error), self._turn_ns)
             else:
                 self._on_control(message)
 
@@ -477,54 +367,36 @@ class Server:
             node.on_instruments([one for one in map_.instruments if one.shard == self._shard])
 
     def _accept(self, registered: m.Registered) -> bool:
-        """A new session: promise the present term durably, open a segment of this session's own."""
+        """The coordinator's word on this process, when it can be true."""
         epoch, incarnation = registered.epoch, registered.incarnation
         if not (0 <= epoch <= EPOCH_MAX and 0 < incarnation <= INCARNATION_MAX):
-            self._log_bounded(f"the coordinator registers incarnation {incarnation} in term {epoch}")
+            self._notes.note(f"the coordinator registers incarnation {incarnation} in term {epoch}", self._turn_ns)
             return False
-        if epoch < self._state.promised_epoch:
-            promised = self._state.promised_epoch
-            self._log_bounded(f"the coordinator is behind: it offers term {epoch}, term {promised} is promised")
+        promised = self.storage.state.promised_epoch
+        if epoch < promised:
+            behind = f"the coordinator is behind: it offers term {epoch}, term {promised} is promised"
+            self._notes.note(behind, self._turn_ns)
             return False
         if incarnation != self._node.incarnation:
-            changes = {"promised_epoch": epoch, "incarnation": incarnation, "boot_id": boot_id()}
-            self._save(**changes, clean_seq=-1, suspect_seq=-1)
-            self._trace.note("promise", epoch)
-            self._journal.open(self._node.replica.position, self._segment_head)
-            self._log.info("registered", epoch=epoch, incarnation=incarnation, seq=self._node.replica.position.seq)
+            self.storage.begin_session(epoch, incarnation)
         self._node.on_registered(epoch, incarnation)
         return True
-
-    def _segment_head(self, base: Position) -> SegmentHead:
-        state = self._state
-        return SegmentHead(
-            shard=self._shard,
-            journal_uuid=state.journal_uuid,
-            node=self._name,
-            incarnation=state.incarnation,
-            boot_id=state.boot_id,
-            base_seq=base.seq,
-            base_epoch=base.epoch,
-            base_ts_ns=base.ts_ns,
-            base_chain=base.chain,
-            ceilings=self._ceilings,
-        )
 
     def _register(self) -> m.Register:
         return m.Register(
             role="shard",
             name=self._name,
             pid=os.getpid(),
-            uuid=self._state.journal_uuid,
+            uuid=self.storage.state.journal_uuid,
             last_seq=self._node.replica.position.seq,
-            promised_epoch=self._state.promised_epoch,
+            promised_epoch=self.storage.state.promised_epoch,
             endpoints=self._endpoints,
             shard=self._shard,
             session=self._session,
             last_epoch=self._node.last_term,
             boot_id=boot_id(),
             lossy=self._lossy,
-            view_ver=self._state.view_ver,
+            view_ver=self.storage.state.view_ver,
         )
 
     def _stats(self) -> tuple[bool, Mapping[str, Any]]:
@@ -548,8 +420,8 @@ class Server:
             "pool_use_percent": 100 * orders // self._ceilings.orders_max,
             "inbox_batches": replica.inbox_batches,
             "ring_frames": len(replica.ring),
-            "journal_bytes": self._journal.bytes_written,
-            "snapshot_seq": self._snapshots.seq,
+            "journal_bytes": self.storage.bytes_written,
+            "snapshot_seq": self.storage.snapshot_seq,
             "engine": engine_kind(replica.engine),
             "trail": replica.engine.trail(),
         }
@@ -582,26 +454,7 @@ class Server:
             self._turn()
         if self._membership.registered:
             self._control.send(self._membership.beat(self._turn_ns))
-        self._end_journal()
-        self._snapshots.write_now(replica.engine, replica.position)
-        if node.incarnation:
-            self._save(clean_seq=replica.position.seq)
-        self._log.info("clean end", seq=replica.position.seq)
-
-    def _save(self, **changes: Any) -> None:
-        self._state = msgspec.structs.replace(self._state, **changes)
-        save_state(self._directory, self._state)
-
-    def _log_bounded(self, note: str) -> None:
-        if self._turn_ns - self._notes_ns >= NS_PER_S:
-            if self._notes_dropped:
-                self._log.warning("more of that", lines_dropped=self._notes_dropped)
-            self._notes_ns, self._notes_left, self._notes_dropped = self._turn_ns, NOTES_PER_S, 0
-        if self._notes_left:
-            self._notes_left -= 1
-            self._log.warning("noted", detail=note)
-        else:
-            self._notes_dropped += 1
+        self.storage.finish()
 
 
 def _wants_reference(daemon: Daemon) -> bool:

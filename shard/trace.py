@@ -5,7 +5,7 @@ A line is written whole by one call before the deed has any effect elsewhere, so
 kind      epoch, seq
 start     the process begins
 promise   the term is durable in node.state
-write     records of the term up to seq lie in the journal
+write     records up to seq lie in the journal, made in the term or sent by its primary
 sync      the journal is durable up to seq
 ack       as a standby: everything up to seq is acknowledged in the term
 release   as a primary: everything up to seq leaves; `required` = the node whose acknowledgement that needed, "" = none,

@@ -8,9 +8,6 @@ Laws
     Whatever is asked of a primary has an end: it is told to go on when a switch is not to be.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -20,16 +17,11 @@ from coordinator.core.group import NOBODY, Denied, Group, Node, Session
 from coordinator.core.health import NODE, Health, Place
 from coordinator.core.outbox import Outbox
 from coordinator.core.rules import ALL, Rules
+from coordinator.core.suspicion import Suspicion, number
 from exchange import messages as m
-from exchange.domain import NS_PER_MS, NS_PER_S
+from exchange.domain import NS_PER_S
 
-HOLD_NS = 2 * NS_PER_S
-HEARS_NS = 200 * NS_PER_MS
-"""A standby that heard its primary within this time hears it."""
 SWITCH_WITHIN_NS = 2 * NS_PER_S
-SLOW_SYNC_US = 50_000
-SLOW_FOR_NS = 2 * NS_PER_S
-"""A primary whose disk needs more than SLOW_SYNC_US (99th percentile) for so long hands over to one that is faster."""
 ENDED_SESSIONS_MAX = 64
 
 
@@ -77,8 +69,7 @@ class Leadership:
         self._rules = rules
         self._key = records.SHARD_PREFIX + shard
         self._behind = False
-        self._suspect_ns: int | None = None
-        self._slow_ns: int | None = None
+        self._suspicion = Suspicion(health)
         self._switch: _Switch | None = None
         self._ended: list[str] = []
         self._logs: dict[Session, groups.Log] = {}
@@ -121,7 +112,7 @@ class Leadership:
     def status(self, now_ns: int) -> m.ShardStatus:
         """What operators see."""
         group = self.group
-        heirs = [session for session in group.isr if session != group.primary and self._alive(now_ns)(session)]
+        heirs = self._suspicion.heirs(group, now_ns)
         flags = {
             "SOLO": len(group.isr) == 1,
             "NO_FAILOVER": bool(group.epoch) and (not heirs or group.flapping or self._behind),
@@ -147,14 +138,16 @@ class Leadership:
         """Why this process may not come as this node; empty when it may."""
         if self.is_over(message.session):
             return f"{message.name!r} of shard {self.shard!r} was started again: session {message.session} is over"
-        if message.view_ver > self.ver:
-            return (
-                f"METADATA_BEHIND: {message.name!r} of shard {self.shard!r} has seen version {message.view_ver}, the "
-                f"control store has only {self.ver}: the store went back in time; restore its newest copy"
-            )
         known = self.group.nodes.get(message.name)
-        repeated = known is not None and known.session_uuid == message.session
-        if repeated and message.promised_epoch <= self.group.epoch:
+        if known is not None and known.journal_uuid == message.uuid:
+            self._compare(message.name, message.view_ver, message.promised_epoch)
+        if self._behind or message.view_ver > self.ver or message.promised_epoch > self.group.epoch:
+            return (
+                f"METADATA_BEHIND: {message.name!r} of shard {self.shard!r} has seen version {message.view_ver} and "
+                f"promised epoch {message.promised_epoch}, the control store is at {self.ver} and {self.group.epoch}: "
+                "it went back in time; restore its newest copy"
+            )
+        if known is not None and known.session_uuid == message.session:
             return ""
         return groups.refusal(
             self.group,
@@ -170,11 +163,14 @@ class Leadership:
         return session in self._ended
 
     def must_wait(self, name: str, now_ns: int) -> bool:
-        """A new session of this node cannot be taken yet: it is not known whether others of the set live."""
+        """A new session of this node cannot be taken yet: it may have to lead, and it is not known whether others live.
+
+        Not only of the set: one that is not, and lives, may know that the store went back in time.
+        """
         group = self.group
         if group.current(name) not in group.isr:
             return False
-        others = [session for session in group.isr if session[0] != name]
+        others = [group.current(node) for node in group.nodes if node != name]
         return any(self._health.undecided(_place(node), incarnation, now_ns) for node, incarnation in others)
 
     def register(self, message: m.Register, incarnation: int, now_ns: int) -> None:
@@ -202,26 +198,21 @@ class Leadership:
         """A heartbeat of a known session came; `Health` has taken it already."""
         stats = self._health.stats(_place(message.name))
         session = message.name, message.incarnation
-        seen_ver = _number(stats, "view")
-        if seen_ver > self.ver and not self._behind:
-            self._behind = True
-            self._outbox.note(
-                f"METADATA_BEHIND: {message.name} has seen version {seen_ver} of shard {self.shard}, the control store "
-                f"has only {self.ver}: nothing is decided any more"
-            )
+        seen_ver = number(stats, "view")
+        self._compare(message.name, seen_ver, number(stats, "epoch"))
         if session == self.group.primary:
-            leads = stats.get("role") == "primary" and _number(stats, "epoch") == self.group.epoch
+            leads = stats.get("role") == "primary" and number(stats, "epoch") == self.group.epoch
             self.serving = message.ready and leads
             if self.serving and self.group.served_epoch != self.group.epoch:
                 self._keep(replace(self.group, served_epoch=self.group.epoch))
         if self.group.weighing and seen_ver == self.ver:
-            self._logs[session] = _number(stats, "last_epoch"), _number(stats, "last_seq")
+            self._logs[session] = number(stats, "last_epoch"), number(stats, "last_seq")
         if seen_ver < self.ver:
             self._outbox.send(peer, self.view)
 
     def on_gone(self, now_ns: int) -> None:
         """The process of a node has ended; `Health` knows which."""
-        if self.group.epoch and not self._behind and self._health.has_ended(_place(self.group.primary[0])):
+        if self.group.epoch and not self._behind and self._suspicion.has_ended(self.group):
             self._watch_primary(now_ns)
 
     def on_ask(self, peer: bytes, message: m.AskIsr) -> None:
@@ -272,15 +263,15 @@ class Leadership:
 
     def on_switch(self, peer: bytes, now_ns: int) -> None:
         """Have the primary hand over to its standby; `peer` is told how it ends."""
-        group, alive = self.group, self._alive(now_ns)
-        heirs = [session for session in group.isr if session != group.primary and alive(session)]
+        group = self.group
+        heirs = self._suspicion.heirs(group, now_ns)
         try:
             self._undisturbed()
             if self._switch is not None:
                 raise Denied("a switch is under way already")
             if group.primary == NOBODY:
                 raise Denied("nobody leads it")
-            if not (self.serving and alive(group.primary)):
+            if not (self.serving and self._alive(now_ns)(group.primary)):
                 raise Denied(f"{group.primary[0]} does not serve: there is nothing to hand over")
             if not heirs:
                 names = ", ".join(node for node, _ in group.isr)
@@ -320,8 +311,7 @@ class Leadership:
         """Time passes; `stood_ns` of it this process stood still. Everything that has arrived must have been taken: who
         is judged by silence was heard out."""
         if stood_ns:
-            self._suspect_ns = None if self._suspect_ns is None else self._suspect_ns + stood_ns
-            self._slow_ns = None if self._slow_ns is None else self._slow_ns + stood_ns
+            self._suspicion.stood_still(stood_ns)
             if self._switch is not None:
                 self._switch = replace(self._switch, deadline_ns=self._switch.deadline_ns + stood_ns)
         if self._switch is not None and now_ns >= self._switch.deadline_ns:
@@ -340,14 +330,7 @@ class Leadership:
 
     def _watch_primary(self, now_ns: int) -> None:
         """Replace a primary that is gone."""
-        primary = self.group.primary
-        if primary == NOBODY or not self._health.silent(_place(primary[0]), now_ns):
-            self._suspect_ns = None
-            return
-        if self._suspect_ns is None:
-            self._suspect_ns = now_ns
-        ended = self._health.has_ended(_place(primary[0]))
-        if not ended and now_ns - self._suspect_ns < HOLD_NS and self._is_heard_by_standby(now_ns):
+        if not self._suspicion.is_lost(self.group, now_ns):
             return
         self.serving = False
         try:
@@ -363,35 +346,18 @@ class Leadership:
             self._outbox.note(f"{self.shard}: FLAPPING: {often}, from now on only operators move it")
             self._keep(replace(self.group, flapping=True))
             return
-        why = "has ended" if ended else "is silent"
-        self._outbox.note(f"{self.shard}: {primary[0]} {why}, {changed.primary[0]} leads term {changed.epoch}")
+        why = "has ended" if self._suspicion.has_ended(self.group) else "is silent"
+        old, new = self.group.primary[0], changed.primary[0]
+        self._outbox.note(f"{self.shard}: {old} {why}, {new} leads term {changed.epoch}")
         self._keep(replace(changed, failovers_ns=(*recent, now_ns)))
 
-    def _is_heard_by_standby(self, now_ns: int) -> bool:
-        """Some living member of the set says that it hears the primary."""
-        for session in self.group.isr:
-            if session != self.group.primary and self._alive(now_ns)(session):
-                place = _place(session[0])
-                heard_ms = _number(self._health.stats(place), "hears_primary_ms")
-                if 0 <= heard_ms * NS_PER_MS + self._health.age_ns(place, now_ns) < HEARS_NS and heard_ms >= 0:
-                    return True
-        return False
-
     def _watch_disk(self, now_ns: int) -> None:
-        """Planned switch away from a slow disk, unless the standby's is slow too."""
-        slow = self.serving and self._sync_us(self.group.primary) > SLOW_SYNC_US
-        if not slow:
-            self._slow_ns = None
-            return
-        if self._slow_ns is None:
-            self._slow_ns = now_ns
-        alive = self._alive(now_ns)
-        heirs = [session for session in self.group.isr if session != self.group.primary and alive(session)]
-        better = [session for session in heirs if 0 <= self._sync_us(session) <= SLOW_SYNC_US]
+        """Planned switch away from a slow disk."""
+        better = self._suspicion.faster_disk(self.group, now_ns)
         allowed = not self.group.flapping and len(self._recent(now_ns)) < self._policy.failovers_max
-        if better and allowed and self._switch is None and now_ns - self._slow_ns >= SLOW_FOR_NS:
-            self._slow_ns = now_ns
-            self._outbox.note(f"{self.shard}: the disk of {self.group.primary[0]} is slow: switching to {better[0][0]}")
+        if better is not None and self.serving and allowed and self._switch is None:
+            self._suspicion.forget()
+            self._outbox.note(f"{self.shard}: the disk of {self.group.primary[0]} is slow: switching to {better[0]}")
             self.on_switch(b"", now_ns)
 
     # --- helpers ----------------------------------------------------------------------------------------------------
@@ -406,7 +372,7 @@ class Leadership:
         self._logs = {}
         if (changed.epoch, changed.primary) != (before.epoch, before.primary):
             self.serving = False
-            self._suspect_ns = self._slow_ns = None
+            self._suspicion.forget()
             switch, self._switch = self._switch, None
             if switch is not None:
                 done = changed.primary == switch.to
@@ -428,6 +394,15 @@ class Leadership:
         if peer:
             self._outbox.send(peer, m.Operated(refused))
 
+    def _compare(self, name: str, seen_ver: int, promised_epoch: int) -> None:
+        """One of our own nodes knows more than the store: no decision on such a ground."""
+        if (seen_ver > self.ver or promised_epoch > self.group.epoch) and not self._behind:
+            self._behind = True
+            self._outbox.note(
+                f"METADATA_BEHIND: {name} has seen version {seen_ver} of shard {self.shard} and promised epoch "
+                f"{promised_epoch}, the control store is at {self.ver} and {self.group.epoch}: nothing is decided now"
+            )
+
     def _undisturbed(self) -> None:
         """Denied while the store is known to be behind."""
         if self._behind:
@@ -447,9 +422,6 @@ class Leadership:
         since_ns = now_ns - self._policy.failovers_window_ns
         return tuple(ns for ns in self.group.failovers_ns if since_ns < ns <= now_ns)
 
-    def _sync_us(self, session: Session) -> int:
-        return _number(self._health.stats(_place(session[0])), "fsync_p99_us")
-
 
 def _place(node: str) -> Place:
     return NODE, node
@@ -457,9 +429,3 @@ def _place(node: str) -> Place:
 
 def _peer(node: str) -> bytes:
     return f"{NODE}:{node}".encode()
-
-
-def _number(stats: Mapping[str, Any], key: str) -> int:
-    """A figure of a heartbeat; -1 when there is none."""
-    value = stats.get(key)
-    return value if isinstance(value, int) else -1

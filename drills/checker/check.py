@@ -63,7 +63,7 @@ class _Check:
         self._create = create
         self._calls = Calls()
         self._captures: dict[str, Captures] = {}
-        self._metadata = Metadata(inputs.data)
+        self._metadata: Metadata
         self._once = Once(self._calls)
 
     def read(self) -> None:

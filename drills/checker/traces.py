@@ -1,6 +1,7 @@
 """Traces: what nodes noted of their own doing when they ran with SHARDEX_TRACE=1 (shard.trace), one line a deed."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -9,7 +10,7 @@ from drills.checker.history import HistoryError
 from shard.trace import TRACE_FILE
 
 
-class Note(Struct, frozen=True):
+class Note(Struct, frozen=True, gc=False):
     """One deed of a node; kinds and fields as in shard.trace. `at_ns` is monotonic."""
 
     kind: str
@@ -23,7 +24,7 @@ class Note(Struct, frozen=True):
 
 
 class _Line(Struct):
-    kind: str
+    kind: Literal["start", "promise", "write", "sync", "ack", "release"]
     at_ns: int
     epoch: int = 0
     seq: int = 0

@@ -90,6 +90,11 @@ class InSync:
         self._asked_ns = now_ns
         return encode(self.asked)
 
+    def usurp(self, view: m.ShardView) -> None:
+        """Breaks R3: another one leads, and this node goes on alone as if nothing were."""
+        me = self.view.primary
+        self.view = m.ShardView(view.shard, view.ver, self.view.epoch, me, [me], view.members)
+
     def _decided(self) -> None:
         self.asked = None
         self.adding = None

@@ -7,7 +7,7 @@ Only for how long it serves alone depends on this, never what is safe.
 from exchange.domain import NS_PER_S
 from shard.core.insync import Session
 
-HOLD_MIN_NS = 1 * NS_PER_S
+HOLD_MIN_NS = 2 * NS_PER_S
 HOLD_MAX_NS = 8 * NS_PER_S
 """A dropped standby must be heard for so long without interruption: the first time, then twice as long, and at most."""
 FORGIVEN_NS = 60 * NS_PER_S
@@ -30,7 +30,7 @@ class Probation:
         self._drops += 1
 
     def interrupted(self, now_ns: int) -> None:
-        """It was silent for a moment, and is heard again."""
+        """It is silent now, for so long that it would be dropped."""
         self._steady_ns = now_ns
 
     def passed(self, who: Session, now_ns: int) -> bool:

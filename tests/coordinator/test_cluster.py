@@ -102,11 +102,17 @@ def test_a_store_that_went_back_in_time_is_noticed(world: World) -> None:
     world.up(A1)
     refused = world.register(A1, promised_epoch=9, session="second").refused
     assert refused.startswith("METADATA_BEHIND")
-    assert "has promised epoch 9, the control store knows only 1" in refused
+    assert "has seen version 0 and promised epoch 9, the control store is at 2 and 1" in refused
     assert world.register(A1, promised_epoch=9).refused == refused
-    refused = world.register(A1, view_ver=99, session="second").refused
-    assert "METADATA_BEHIND: 's1-a' of shard 's1' has seen version 99, the control store has only 2" in refused
+    assert "has seen version 99" in world.register(A1, view_ver=99, session="second").refused
+    assert world.register(A1, session="third", promised_epoch=1).refused.startswith("METADATA_BEHIND")
     assert World().register(A1, promised_epoch=1).refused.startswith("METADATA_BEHIND")
+
+
+def test_somebody_else_s_journal_does_not_say_that_the_store_is_behind(world: World) -> None:
+    world.up(A1)
+    assert world.register(A1, uuid="other", session="x", promised_epoch=9).refused.startswith("METADATA_BEHIND")
+    assert world.register(A1, session="second", promised_epoch=1) == m.Registered(2, 2)
 
 
 def test_a_store_that_is_behind_a_living_node_decides_nothing(world: World) -> None:

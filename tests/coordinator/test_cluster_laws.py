@@ -16,7 +16,8 @@ from coordinator.core import group as groups
 from coordinator.core.cluster import Cluster, Inbound
 from coordinator.core.group import Group, Session
 from coordinator.core.health import STANDSTILL_NS, Health
-from coordinator.core.leadership import HOLD_NS, Policy
+from coordinator.core.leadership import Policy
+from coordinator.core.suspicion import HOLD_NS
 from coordinator.store.base import Ok, take_lease
 from coordinator.store.memory import MemoryStore
 from exchange import messages as m

@@ -1,8 +1,11 @@
 """Two nodes of one shard: who leads when one of them dies, is cut off, comes back; planned switches; operators."""
 
+import copy
+
 import pytest
 
-from coordinator.core.leadership import SLOW_FOR_NS, SWITCH_WITHIN_NS, Policy
+from coordinator.core.leadership import SWITCH_WITHIN_NS, Policy
+from coordinator.core.suspicion import SLOW_FOR_NS
 from exchange import messages as m
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.limits import BEAT_SUSPECT_NS
@@ -457,3 +460,19 @@ def test_what_operators_see(world: World) -> None:
 
 def _again(node: str) -> m.Register:
     return registration(f"shard:{node}".encode(), session="second", promised_epoch=1)
+
+
+def test_a_node_outside_a_restored_set_says_that_the_store_is_old(world: World) -> None:
+    """The store is put back to when both were in sync: s0-a, out of the set since, must not lead."""
+    old = copy.deepcopy(world.store)
+    world.gone("s0-a")
+    world.beat(B0)
+    assert leader(world) == ("s0-b", 2, ["s0-b"])
+    seen = world.ver("s0")
+    world.store = old
+    world.start()
+    assert world.say(A0, registration(A0, session="second", promised_epoch=1)) == []
+    world.beat(B0, view=seen, epoch=2)
+    assert "METADATA_BEHIND" in world.status("s0").flags
+    assert world.register(A0, session="second", promised_epoch=1).refused.startswith("METADATA_BEHIND")
+    assert world.group("s0").epoch == 1

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.core import records
+from coordinator.core.group import Group, Node
 from coordinator.store.base import (
     LEASE_KEY,
     Conflict,
@@ -28,6 +30,8 @@ from coordinator.store.base import (
 from coordinator.store.memory import MemoryStore
 from coordinator.store.sqlite import SqliteStore, read_history
 from exchange.errors import ConfigError, StoreError
+
+NAMED = ((1, "s0-a"), (2, "s0-b"))
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -54,6 +58,19 @@ def test_of_two_writers_that_saw_the_same_version_one_wins(store: ControlStore, 
     assert store.cas("map", 0, b"yours", term) == Conflict(b"mine", 1, term)
     assert store.cas("map", 2, b"yours", term) == Conflict(b"mine", 1, term)
     assert store.read("map") == Entry(b"mine", 1)
+
+
+def test_a_shard_s_record_comes_back_as_it_was(store: ControlStore, term: int) -> None:
+    nodes = {
+        name: Node(place, f"journal-{name}", f"session-{name}", 7, {"orders": "ipc:///µ"}) for place, name in NAMED
+    }
+    group = Group(2**32 - 1, ("s0-a", 1), (("s0-a", 1), ("s0-b", 2)), 3, True, nodes, False, (5, 2**62), True)
+    assert store.cas("shard/s0", 0, records.encode(group), term) == Ok(1)
+    [(key, entry)] = store.changes(records.SHARD_PREFIX, 0)[1]
+    assert records.decode(key, entry.value, Group) == group
+    assert records.decode(key, records.encode(Group()), Group) == Group()
+    with pytest.raises(StoreError, match="key shard/s0 is damaged"):
+        records.decode(key, entry.value[:-1], Group)
 
 
 def test_a_deposed_coordinator_writes_nothing(store: ControlStore, term: int) -> None:

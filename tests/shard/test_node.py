@@ -197,6 +197,7 @@ def test_what_was_lost_on_the_way_is_sent_again(duo: Duo) -> None:
     duo.a.sent.clear()
     duo.a.order(order(2), number=2)
     duo.a.turn()
+    duo.a.pass_time(100)
     said = duo.talk()
     assert [line for line in said if "ann" in line] == ["a: ann: NEW", "a: ann: NEW"]
     assert duo.a.journal == duo.b.journal
@@ -320,6 +321,13 @@ def test_a_standby_that_made_something_else_of_the_same_log_is_found_out(duo: Du
     assert duo.a.hear((b"", encode(other), b""), b"b:2") == []
     assert duo.a.node.diverged.startswith("at seq 3 the standby has chain ")
     assert heard(duo.a.sent) == ["Diverged"]
+    rebuilt = Actor("b", 5)
+    duo.a.view(view(4, 1, "a1", "b2", members="a1 b5"))
+    rebuilt.view(view(4, 1, "a1", "b2", members="a1 b5"))
+    duo.a.sent.clear()
+    duo.b = rebuilt
+    duo.talk()
+    assert rebuilt.journal == duo.a.journal
 
 
 def test_what_recovery_brought_back_is_durable_and_not_known_to_be_committed() -> None:

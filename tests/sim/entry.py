@@ -16,7 +16,7 @@ from gateway.core.problems import Problem
 from tests.sim.shell import COORDINATOR, Shell
 from tests.sim.world import MS, US, WALL_NS, Network, World
 
-DEADLINES_NS = (60 * MS, 300 * MS, 2_000 * MS)
+DEADLINES_NS = (60 * MS, 300 * MS, 800 * MS, 2_000 * MS)
 """How long a gateway tries for its clients; each gateway has one of these."""
 Told = Callable[["Answer"], None]
 
@@ -201,15 +201,22 @@ class Client:
         self._number = 0
         self._orders: list[tuple[int, str]] = []
         self._stopping = False
+        self._rests_until_ns = 0
         self._think_ns = dice.choice((2, 10, 40)) * MS
         world.after(dice.randrange(50 * MS), self._next)
+
+    def rest(self, for_ns: int) -> None:
+        """Begin nothing new for a while."""
+        self._rests_until_ns = self._world.now_ns + for_ns
 
     def stop(self) -> None:
         """Begin nothing new; finish what is open."""
         self._stopping = True
 
     def _next(self) -> None:
-        if not self._stopping:
+        if self._world.now_ns < self._rests_until_ns and not self._stopping:
+            self._world.after(self._rests_until_ns - self._world.now_ns, self._next)
+        elif not self._stopping:
             self.idle = False
             self._try(self._make(), 0)
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from exchange import messages as m
 from tests.sim.council import Council
-from tests.sim.entry import Gateway
+from tests.sim.entry import Client, Gateway
 from tests.sim.oracle import Oracle
 from tests.sim.shell import Shell, Step
 from tests.sim.world import MS, Network, World
@@ -48,6 +48,7 @@ KINDS = {
     "kill gateway": 2,
     "switch": 3,
     "elect": 3,
+    "lull": 3,
     "kill both": 2,
 }
 """How often each kind comes, relatively. Each run uses some of them only: what is rare in a mixture is common alone."""
@@ -83,6 +84,7 @@ class Fate:
         shells: dict[str, Shell],
         council: Council,
         gateways: list[Gateway],
+        clients: list[Client],
         relaxed: bool,
     ) -> None:
         self.over = False
@@ -92,6 +94,7 @@ class Fate:
         self._shells = shells
         self._council = council
         self._gateways = gateways
+        self._clients = clients
         self._relaxed = relaxed
         self._hurt: dict[str, bool] = {}
 
@@ -132,6 +135,8 @@ class Fate:
             case "stop machine":
                 if self._may_lose_tail(other):
                     self._kill(shell, fault, "its machine stops")
+                    if fault.number % 2:
+                        self._block([(other.name, shell.name)], fault.for_ns + 200 * MS)
                     shell.stop_machine()
                     self._hurt[shell.name] = True
             case "stop machine at step":
@@ -160,6 +165,8 @@ class Fate:
             case "replace disk":
                 if self._may_lose_all(other):
                     self._kill(shell, fault, "its disk is replaced")
+                    if fault.number % 2:
+                        self._block([(other.name, shell.name)], fault.for_ns + 200 * MS)
                     shell.disk.wipe()
                     shell.disk.promised = 0
                     self._oracle.damaged(fault.target)
@@ -183,6 +190,9 @@ class Fate:
                 gateway = self._gateways[fault.number % len(self._gateways)]
                 gateway.die()
                 world.after(fault.for_ns, gateway.start)
+            case "lull":
+                for client in self._clients:
+                    client.rest(fault.for_ns)
             case "switch":
                 self._council.operate(m.Switch("ops", "s0"))
             case "elect":

@@ -86,7 +86,9 @@ def run(seed: int, mutant: Mutant = NOTHING, faults: list[Fault] | None = None) 
         for number in range(4)
     ]
     consumers = [Consumer(world, network, Random(seed + 20), name="gc", shells=shells)]
-    fate = Fate(world, network, oracle, shells=shells, council=council, gateways=gateways, relaxed=relaxed)
+    fate = Fate(
+        world, network, oracle, shells=shells, council=council, gateways=gateways, clients=clients, relaxed=relaxed
+    )
     violation = ""
     try:
         council.start()

@@ -16,8 +16,9 @@ from exchange.limits import NODE_BEAT_INTERVAL_NS, RING_BYTES_MAX, RING_FRAMES_M
 from exchange.membership import Membership
 from exchange.wire import decode_coordinator_outbound
 from shard.core.engine import create_engine
+from shard.core.following import Cut
 from shard.core.journal import START, TailKind, advance, consume
-from shard.core.node import Cut, Node, Ready, Role
+from shard.core.node import Node, Ready, Role
 from shard.core.outcome import event_frame
 from shard.core.record import decode_head
 from shard.core.replay import Applied, Replay

@@ -11,6 +11,8 @@ MS = NS_PER_MS
 US = NS_PER_US
 WALL_NS = 1_000_000 * 1_000_000_000
 """Wall-clock time when a run begins."""
+EVENTS_MAX = 100_000
+"""More than five times what the busiest of ordinary runs needs: whoever gets here turns in circles."""
 
 
 class Violation(Exception):
@@ -43,6 +45,8 @@ class World:
             at_ns, _, call, arguments = heappop(self._heap)
             self.now_ns = at_ns
             self.events += 1
+            if self.events > EVENTS_MAX:
+                raise Violation("liveness", f"more than {EVENTS_MAX} events and no end")
             call(*arguments)
             if done is not None and at_ns >= ask_ns:
                 if done():
@@ -65,7 +69,7 @@ class Actor(Protocol):
 
 
 class Weather:
-    """How badly the network behaves, drawn once a run; `calm` ends it."""
+    """How badly the network behaves, drawn once a run; `calm` ends it. Second copies come as late as late ones do."""
 
     def __init__(self, dice: Random) -> None:
         self.loss = dice.choice((0.0, 0.0, 0.01, 0.05, 0.3))
@@ -116,11 +120,11 @@ class Network:
     def datagram(self, source: str, target: str, *message: Any) -> None:
         weather, dice = self.weather, self._dice
         copies = 1 + (weather.repeat > 0 and dice.random() < weather.repeat)
-        for _ in range(copies):
+        for copy in range(copies):
             if weather.loss and dice.random() < weather.loss:
                 continue
             delay_ns = dice.randrange(50 * US, 2 * MS)
-            if weather.late and dice.random() < weather.late:
+            if copy or (weather.late and dice.random() < weather.late):
                 delay_ns += dice.randrange(weather.late_ns)
             self._world.after(delay_ns, self._deliver, source, target, message)
 
