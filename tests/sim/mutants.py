@@ -13,12 +13,15 @@ MUTANTS = [
     Mutant("R2 commit needs the view", shard=ShardRules(commit_needs_view=False)),
     Mutant("R3 shrink is recorded first", shard=ShardRules(shrink_recorded_first=False)),
     Mutant("R3 a refusal means deposed", shard=ShardRules(obey_refusal=False)),
+    Mutant("R3 a question names its version", coordinator=CoordinatorRules(ask_names_ver=False)),
     Mutant("R4 require before add", shard=ShardRules(require_before_add=False)),
     Mutant("R5 promote from the set only", coordinator=CoordinatorRules(promote_from_set=False)),
     Mutant("R6 a term begins with EpochStart", shard=ShardRules(term_opens=False)),
+    Mutant("R7 incarnations are named", shard=ShardRules(name_target=False)),
     Mutant("R8 a new session is out of the set", coordinator=CoordinatorRules(session_ends_membership=False)),
     Mutant("R8 a new session begins a term", coordinator=CoordinatorRules(session_starts_term=False)),
     Mutant("R8 lossy logs are weighed", coordinator=CoordinatorRules(weigh_lossy=False), relaxed=True),
+    Mutant("R9 cut what the primary has not", shard=ShardRules(cut_suffix=False, compare_logs=False)),
     Mutant("R10 alone means synced", shard=ShardRules(sync_solo=False), relaxed=True),
     Mutant("W5 durable before it counts", shard=ShardRules(sync_before_ack=False), relaxed=False),
     Mutant("W8 let go after commit", shard=ShardRules(release_after_commit=False)),
@@ -27,10 +30,3 @@ MUTANTS = [
     Mutant("E6 503 only when certain", lying=True),
     Mutant("CS2 durable before it is told", tell_first=True),
 ]
-
-NEVER_SEEN = [
-    Mutant("R3 a question names its version", coordinator=CoordinatorRules(ask_names_ver=False)),
-    Mutant("R7 incarnations are named", shard=ShardRules(name_target=False)),
-    Mutant("R9 cut what the primary has not", shard=ShardRules(cut_suffix=False, compare_logs=False)),
-]
-"""No seed below MUTANT_SEEDS objects to these: either other rules cover them or the faults are too tame to tell."""
