@@ -243,7 +243,9 @@ class Leading:
 
     def _agrees(self, message: m.Appended, peer: bytes) -> bool:
         """R13: a standby that made something else of the same log is told to stop, and counts no more."""
-        found = self._trails.disagreement(message) if self._rules.compare_logs else ""
+        found = self._trails.disagreement(message) if self._rules.compare_logs else None
+        if found == "":
+            self.diverged = ""
         if found:
             self.diverged = found
             self._post.notes.append(found)

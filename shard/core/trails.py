@@ -19,12 +19,12 @@ class Trails:
         """A record was executed."""
         self._trails.append((after.seq, after.chain, trail))
 
-    def disagreement(self, message: m.Appended) -> str:
-        """What differs; empty when nothing does, or it is not known any more."""
+    def disagreement(self, message: m.Appended) -> str | None:
+        """What differs; empty when nothing does, None when it is not known any more."""
         while self._trails and self._trails[0][0] < message.last_seq:
             self._trails.popleft()
         if not self._trails or self._trails[0][0] != message.last_seq:
-            return ""
+            return None
         seq, chain, trail = self._trails[0]
         if (chain, trail) == (message.chain, message.trail):
             return ""

@@ -328,6 +328,7 @@ def test_a_standby_that_made_something_else_of_the_same_log_is_found_out(duo: Du
     duo.b = rebuilt
     duo.talk()
     assert rebuilt.journal == duo.a.journal
+    assert duo.a.node.diverged == ""
 
 
 def test_what_recovery_brought_back_is_durable_and_not_known_to_be_committed() -> None:
