@@ -25,7 +25,7 @@ from shardex.client import Instrument, Login, Refusal, Rest
 from shardex.ordersession import CancelRow, Denied, OrderSession, Reply, Row, SubmitRow
 
 FRAMES_IN_FLIGHT_MAX = 64
-"""Of one client; beyond that it skips its turn: an exchange that stands still must not fill this process."""
+"""Of one client; beyond that it waits, and sends what is overdue later: nobody's memory fills up meanwhile."""
 DECIDE_WITHIN_NS = 60 * NS_PER_S
 """An outcome that could not be made known for so long stays unknown, and is counted."""
 RETRY_S = 0.05
@@ -33,11 +33,15 @@ RETRY_GROWTH = 1.5
 RETRY_MAX_S = 1.0
 CONNECT_EVERY_S = 0.1
 REST_BEHIND = 64
-"""A client cancels the order that it entered so many orders ago."""
+"""A client cancels the order that it left in the book so many orders ago."""
+IOC_SHARE = 0.5
 PRICE_TICKS = 20
 QUANTITY_LOTS_MAX = 20
 RESOLVE_SHARE = 0.5
 """Of unknown outcomes; the others are asked about by sending the same request again."""
+LOST = Outcome(0, "LOST")
+NOT_SENT = Outcome(503, "NOT_SENT")
+"""Nobody was there to send it to; in no history."""
 
 _encode_line = msgspec.json.Encoder().encode
 
@@ -95,17 +99,17 @@ class Client:
     def __init__(
         self, name: str, url: str, markets: Sequence[Market], recorder: Recorder, *, seed: int, rate: float, batch: int
     ) -> None:
-        """`rate` = orders a second, `batch` = rows of one frame."""
+        """`rate` = orders a second, cancels not counted; `batch` = rows of one frame."""
         self.undecided = 0
-        self.in_flight = 0
         self._name = name
         self._url = url
         self._login = Login(name)
         self._markets = markets
         self._recorder = recorder
         self._dice = random.Random(seed)  # noqa: S311 - repeatable, not secret
-        self._interval_s = batch / rate
+        self._interval_s = 1 / rate
         self._batch = batch
+        self._room = asyncio.Semaphore(FRAMES_IN_FLIGHT_MAX)
         self._entered: list[m.Submit] = []
         self._number = 0
         self._session: OrderSession | None = None
@@ -116,15 +120,21 @@ class Client:
 
     async def run(self, gate: asyncio.Event) -> None:
         """Send until cancelled; pauses while `gate` is closed."""
-        due_s = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        due_s = clock()
         while True:
             if not gate.is_set():
                 await gate.wait()
-                due_s = asyncio.get_running_loop().time()
-            due_s += self._interval_s
-            await asyncio.sleep(max(0.0, due_s - asyncio.get_running_loop().time()))
-            if self.in_flight < FRAMES_IN_FLIGHT_MAX:
-                self._spawn(self._frame(self._commands()))
+                due_s = clock()
+            await self._reachable()
+            await self._room.acquire()
+            if not gate.is_set():
+                self._room.release()
+                continue
+            commands = self._commands()
+            self._spawn(self._frame(commands))
+            due_s += self._interval_s * sum(isinstance(command, m.Submit) for command in commands)
+            await asyncio.sleep(max(0.0, due_s - clock()))
 
     async def settled(self) -> None:
         """Return when everything that was sent is decided, or was given up."""
@@ -163,23 +173,23 @@ class Client:
             market.index,
             dice.choice((Side.BUY, Side.SELL)),
             Kind.LIMIT,
-            TimeInForce.IOC if dice.random() < 0.2 else TimeInForce.GTC,
+            TimeInForce.IOC if dice.random() < IOC_SHARE else TimeInForce.GTC,
             0,
             SelfTrade.NEWEST,
             market.mid + dice.randint(-PRICE_TICKS, PRICE_TICKS) * market.tick,
             market.quantity_min + dice.randrange(QUANTITY_LOTS_MAX) * market.lot,
         )
-        self._entered.append(order)
+        if order.time_in_force == TimeInForce.GTC:
+            self._entered.append(order)
         return order
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
     async def _frame(self, commands: list[m.Command]) -> None:
-        self.in_flight += 1
         try:
             outcomes = await self._send(commands, 1)
         finally:
-            self.in_flight -= 1
+            self._room.release()
         for command, outcome in zip(commands, outcomes, strict=True):
             if outcome.seq <= 0:
                 self._spawn(self._decide(command, outcome))
@@ -190,7 +200,8 @@ class Client:
         copies = 1
         while outcome.seq <= 0 and monotonic_ns() < give_up_ns:
             unknown = outcome.http in MAYBE_HTTP
-            if not unknown and (outcome.http not in (429, 503) or self._dice.random() < 0.2):
+            worth_it = outcome is NOT_SENT or (outcome.http in (429, 503) and self._dice.random() >= 0.2)
+            if not (unknown or worth_it):
                 return
             wait_s = min(RETRY_MAX_S, RETRY_S * RETRY_GROWTH**copies)
             await asyncio.sleep(wait_s * (0.5 + self._dice.random() / 2))
@@ -206,11 +217,11 @@ class Client:
         self.undecided += outcome.seq <= 0
 
     async def _send(self, commands: Sequence[m.Command], copies: int) -> list[Outcome]:
-        outcomes = [Outcome(0, "LOST")] * len(commands)
         try:
             session = await self._connected()
         except Unavailable:
-            return outcomes  # nothing was sent, so there is nothing to note
+            return [NOT_SENT] * len(commands)
+        outcomes = [LOST] * len(commands)
         call_ns = monotonic_ns()
         try:
             outcomes = [_outcome(reply) for reply in await session.send([_row(command) for command in commands])]
@@ -232,13 +243,15 @@ class Client:
         if self._http is None:
             self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
         url = f"{self._url}/api/orders/{order.client_order_id}/resolve"
-        outcome = Outcome(0, "LOST")
+        outcome = LOST
         call_ns = monotonic_ns()
         try:
             asked = {"symbol": market.symbol, "user_id": self._name}
             async with self._http.post(url, json=asked) as response:
                 body = msgspec.json.decode(await response.read(), type=_Resolved)
                 outcome = body.outcome(response.status, market)
+        except aiohttp.ClientConnectorError:
+            return NOT_SENT
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
             pass  # it stays unknown
         self._note(command, outcome, call_ns, monotonic_ns(), 1)
@@ -252,10 +265,18 @@ class Client:
                 id_, op = command.target_id, "cancel"
             case _:
                 raise ShardexError(f"a client does not send {type(command).__name__}")
-        request = msgspec.to_builtins(command)
         self._recorder.note(
-            Call(self._name, self._name, command.instrument, id_, op, call_ns, return_ns, outcome, copies, request)
+            Call(self._name, self._name, command.instrument, id_, op, call_ns, return_ns, outcome, copies, command)
         )
+
+    async def _reachable(self) -> None:
+        """Return when there is a session."""
+        while True:
+            try:
+                await self._connected()
+                return
+            except Unavailable:
+                await asyncio.sleep(CONNECT_EVERY_S)
 
     async def _connected(self) -> OrderSession:
         """The session, opened by whoever comes first; who comes soon after a failure fails too."""

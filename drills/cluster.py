@@ -93,10 +93,15 @@ class Cluster:
 
     def primary(self, shard: str) -> str:
         """Node that leads a shard now; "" when nobody is known to."""
+        found = self.shard(shard)
+        return found.primary if found is not None else ""
+
+    def shard(self, name: str) -> m.ShardStatus | None:
+        """One shard as the coordinator has it; None when it cannot be asked."""
         try:
-            return next((one.primary for one in self.status().shards if one.shard == shard), "")
+            return next((one for one in self.status().shards if one.shard == name), None)
         except Unavailable:
-            return ""
+            return None
 
     def switch(self, shard: str) -> None:
         """Have a primary hand over. Unavailable when it does not."""

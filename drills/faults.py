@@ -21,19 +21,36 @@ from shard.journal_file import segment_paths
 from shard.node_state import load_state, read_note, save_state
 
 KINDS = ("kill", "stop", "tail", "disk", "partition")
+LASTS_S = {"kill": 0.0, "stop": 1.3, "tail": 0.2, "disk": 1.5, "partition": 1.7}
+"""About how long a fault is under way, on average."""
+PAUSE_S = (0.5, 3.0)
+"""From the end of a fault to the next."""
 ENDED_WITHIN_NS = 5 * NS_PER_S
 TORN_BYTES_MAX = 600
 OTHER_BOOT = "another-boot"
 
 
 class Fault(Struct, frozen=True):
-    """What was done to whom; `shard` "" = no shard's node. Monotonic begin."""
+    """What was done to whom; `shard` "" = no shard's node. Monotonic begin.
+
+    `part` = the victim's part in the cluster; a primary without a standby in sync is a "lone primary", and nobody may
+    take over from it; "node" = the coordinator was away, and could not say who leads.
+    """
 
     kind: str
     victim: str
     part: str
     shard: str
     at_ns: int
+    detail: str = ""
+
+    @property
+    def what(self) -> str:
+        """Kind and part: what is counted together."""
+        return f"{self.kind} {self.part}"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.victim} ({self.part}) {self.detail}".rstrip()
 
 
 class Faults:
@@ -49,23 +66,23 @@ class Faults:
         await aside(self._cluster.revive)
         kind = self._dice.choice(self._kinds)
         part, victim = await self._victim(only_nodes=kind in ("tail", "disk", "partition"))
-        fault = Fault(kind, victim, part, self._cluster.nodes.get(victim, ""), monotonic_ns())
+        at_ns, detail = monotonic_ns(), ""
         match kind:
             case "kill":
                 await aside(self._cluster.signal, victim, signal.SIGKILL)
             case "stop":
-                await self._stand_still(victim, self._dice.choice((0.2, 0.6, 1.5, 3.0)))
+                detail = await self._stand_still(victim, self._dice.choice((0.2, 0.6, 1.5, 3.0)))
             case "tail":
                 await aside(self.tear, victim, self._dice.randrange(1 << 30))
             case "disk":
-                await self._fail_disk(victim)
+                detail = await self._fail_disk(victim)
             case _:
-                await self._cut(victim)
-        return fault
+                detail = await self._cut(victim)
+        return Fault(kind, victim, part, self._cluster.nodes.get(victim, ""), at_ns, detail)
 
     def pause_s(self) -> float:
         """How long until the next fault."""
-        return self._dice.uniform(0.5, 3.0)
+        return self._dice.uniform(*PAUSE_S)
 
     async def _victim(self, *, only_nodes: bool) -> tuple[str, str]:
         """(part, daemon): parts are equally likely, whatever the number of shards."""
@@ -76,10 +93,13 @@ class Faults:
         part = self._dice.choice(parts)
         if part in ("primary", "standby"):
             shard = self._dice.choice(self._cluster.shards)
-            primary = await aside(self._cluster.primary, shard)
+            status = await aside(self._cluster.shard, shard)
             nodes = [node for node, of in self._cluster.nodes.items() if of == shard]
-            matching = [node for node in nodes if (node == primary) == (part == "primary")]
-            return part, self._dice.choice(matching or nodes)
+            if status is None or not status.primary:
+                return "node", self._dice.choice(nodes)
+            victim = next(node for node in nodes if (node == status.primary) == (part == "primary"))
+            alone = part == "primary" and len(status.isr) < len(nodes)
+            return "lone primary" if alone else part, victim
         names = {
             "coordinator": COORDINATOR_NAME,
             "riskd": RISKD_NAME,
@@ -88,12 +108,13 @@ class Faults:
         }
         return part, names[part]
 
-    async def _stand_still(self, victim: str, seconds: float) -> None:
+    async def _stand_still(self, victim: str, seconds: float) -> str:
         if await aside(self._cluster.signal, victim, signal.SIGSTOP):
             await asyncio.sleep(seconds)
             await aside(self._cluster.signal, victim, signal.SIGCONT)
+        return f"{seconds:g} s"
 
-    async def _fail_disk(self, victim: str) -> None:
+    async def _fail_disk(self, victim: str) -> str:
         """Its syncs fail once, or take 100 ms, for a while; who sees an error ends, and is started by an operator."""
         pid = await aside(self._cluster.running.pid, victim)
         inject = self._dice.choice(("error=EIO:when=1", "delay_exit=100000"))
@@ -102,17 +123,21 @@ class Faults:
         await asyncio.sleep(1.5)
         tracer.send_signal(signal.SIGINT)
         await aside(tracer.wait)
+        return inject
 
-    async def _cut(self, victim: str) -> None:
+    async def _cut(self, victim: str) -> str:
         """Away from the other node, from the coordinator, or from both, sometimes one way only, for 0.3 to 3 s."""
         network, nodes = self._cluster.network, self._cluster.nodes
         assert network is not None, "partitions need namespaces"
         other = next(node for node in nodes if nodes[node] == nodes[victim] and node != victim)
         one_way = self._dice.random() < 0.3
-        for far in self._dice.choice(([other], [COORDINATOR_NAME], [other, COORDINATOR_NAME])):
+        lost = self._dice.choice(([other], [COORDINATOR_NAME], [other, COORDINATOR_NAME]))
+        seconds = self._dice.uniform(0.3, 3.0)
+        for far in lost:
             await aside(lambda far=far: network.cut(far, victim, one_way=one_way))
-        await asyncio.sleep(self._dice.uniform(0.3, 3.0))
+        await asyncio.sleep(seconds)
         await aside(network.heal)
+        return f"{'hears nothing of' if one_way else 'without'} {' and '.join(lost)} for {seconds:.1f} s"
 
     def tear(self, victim: str, seed: int) -> None:
         """As if the machine had crashed: kill -9, what was not synced is cut or garbled, the boot is another one."""

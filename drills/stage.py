@@ -35,7 +35,7 @@ SUSPECT_MS = Replication().suspect_ms
 READY_S = 60.0
 DRAIN_S = 30.0
 CLIENTS = 4
-ORDERS_PER_S = 240.0
+ORDERS_PER_S = 160.0
 _WATCH_S = 0.01
 _POLL_S = 0.005
 

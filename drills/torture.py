@@ -11,9 +11,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct, field
@@ -22,25 +24,24 @@ from drills.capture import Subscriber
 from drills.checker.report import Report
 from drills.clients import Client, Recorder, markets_of
 from drills.cluster import Cluster, aside
-from drills.faults import KINDS, Fault, Faults
+from drills.faults import KINDS, LASTS_S, PAUSE_S, Fault, Faults
 from drills.outages import Spread, outage_ns, spread
 from exchange.clock import monotonic_ns
-from exchange.domain import NS_PER_S
+from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ShardexError, Unavailable
 from exchange.process import EXIT_IO
 
 SHARDS = 2
 CLIENTS = 6
 BATCH = 8
-PAUSE_MEAN_S = 1.75
 CHECK_EVERY = 50
 SETTLE_S = 90.0
 CHECK_S = 900.0
+LONGEST = 10
 EFFECT_NS = 5 * NS_PER_S
 """A pause that begins later than this after a fault is not its effect."""
 DOOR = "gateway"
-DOOR_NS = 8 * NS_PER_S
-"""Around a fault of the gateway, what clients see is not measured against other faults."""
+"""While it is away, what clients see says nothing about shards."""
 
 
 class Result(Struct):
@@ -61,6 +62,7 @@ class Result(Struct):
     sentences: list[str] = field(default_factory=list)
     outcomes: dict[str, int] = field(default_factory=dict)
     without_success_ms: dict[str, Spread] = field(default_factory=dict)
+    longest: list[str] = field(default_factory=list)
     epochs: dict[str, int] = field(default_factory=dict)
     checks: int = 0
     images: int = 0
@@ -109,7 +111,8 @@ class Torture:
         markets = await markets_of(self._cluster.url)
         self._recorder = Recorder(self._data / "history.ndjson", {market.index: market.shard for market in markets})
         self._subscriber = Subscriber(self._cluster.config, "watcher", self._data / "captures.ndjson")
-        rate = arguments.orders / max(1.0, arguments.kills * PAUSE_MEAN_S) / CLIENTS
+        lasts_s = fmean(LASTS_S[kind] for kind in arguments.faults)
+        rate = arguments.orders / (arguments.kills * (lasts_s + fmean(PAUSE_S))) / CLIENTS
         for number in range(CLIENTS):
             name, seed = f"client-{number}", arguments.seed * CLIENTS + number
             client = Client(name, self._cluster.url, markets, self._recorder, seed=seed, rate=rate, batch=BATCH)
@@ -171,45 +174,73 @@ class Torture:
 
     def _sum_up(self) -> None:
         result, recorder = self.result, self._recorder
-        result.faults = dict(Counter(f"{fault.kind} {fault.part}" for fault in self._struck))
+        result.faults = dict(Counter(fault.what for fault in self._struck))
         result.orders, result.calls, result.acked = recorder.orders, recorder.calls, recorder.acked
         for name, status in self._cluster.ended:
             if status != EXIT_IO or "disk" not in self._arguments.faults:
                 result.troubles.append(f"{name} ended by itself with exit status {status}")
         result.outcomes = dict(sorted(recorder.outcomes.items()))
         result.images = self._subscriber.images
-        # While it was checked nobody asked: that is no outage.
-        successes = {shard: sorted([*times, *self._quiet_ns]) for shard, times in recorder.successes.items()}
-        pauses: dict[str, list[int]] = {}
-        for fault, following in zip_longest(self._struck, self._struck[1:]):
-            if fault.part != DOOR and self._behind_closed_door(fault.at_ns):
-                continue
-            ends = [at_ns for at_ns in self._quiet_ns if at_ns > fault.at_ns]
-            until_ns = min([fault.at_ns + EFFECT_NS, *([following.at_ns] if following else []), *ends])
-            for shard in [fault.shard] if fault.shard else successes:
-                pauses.setdefault(f"{fault.kind} {fault.part}", []).append(
-                    outage_ns(successes[shard], fault.at_ns, until_ns)
-                )
-        result.without_success_ms = {what: spread(values) for what, values in sorted(pauses.items())}
+        pauses = pauses_of(self._struck, recorder.successes, self._quiet_ns)
+        by_kind: dict[str, list[int]] = {}
+        for pause in pauses:
+            by_kind.setdefault(pause.fault.what, []).append(pause.pause_ns)
+        result.without_success_ms = {what: spread(values) for what, values in sorted(by_kind.items())}
+        pauses.sort(key=lambda pause: -pause.pause_ns)
+        result.longest = [str(pause) for pause in pauses[:LONGEST]]
         try:
             result.epochs = {shard.shard: shard.epoch for shard in self._cluster.status().shards}
         except Unavailable as trouble:
             result.troubles.append(str(trouble))
 
-    def _behind_closed_door(self, at_ns: int) -> bool:
-        """The only gateway was away then: what a client saw says nothing about shards."""
-        return any(one.part == DOOR and abs(one.at_ns - at_ns) < DOOR_NS for one in self._struck)
-
     def _progress(self, number: int) -> None:
         recorder = self._recorder
         fault = self._struck[-1]
         print(
-            f"{number}/{self._arguments.kills} {fault.kind} {fault.victim} ({fault.part}); {recorder.acked:,} orders "
+            f"{number}/{self._arguments.kills} {fault}; {recorder.acked:,} orders "
             f"answered, {recorder.outcomes['503']} x 503, {recorder.outcomes['504']} x 504, "
             f"{recorder.outcomes['lost']} lost connections",
             file=sys.stderr,
             flush=True,
         )
+
+
+class Pause(NamedTuple):
+    """How long nobody got through to a shard after a fault."""
+
+    fault: Fault
+    number: int
+    shard: str
+    pause_ns: int
+
+    def __str__(self) -> str:
+        said = f"{self.pause_ns // NS_PER_MS:,} ms of {self.shard} after fault {self.number}"
+        return f"{said}, {self.fault}"
+
+
+def pauses_of(struck: Sequence[Fault], successes: Mapping[str, Sequence[int]], quiet_ns: Sequence[int]) -> list[Pause]:
+    """The pauses of the victim's shard after each fault, or of every shard, where the victim was of none.
+
+    `quiet_ns` = when the load was stopped for a check. A pause in which the gateway was away is left out.
+    """
+    # While it was checked nobody asked: that is no outage.
+    times = {shard: sorted([*of_shard, *quiet_ns]) for shard, of_shard in successes.items()}
+    anybody = sorted(at_ns for of_shard in times.values() for at_ns in of_shard)
+    closed = [
+        (fault.at_ns, fault.at_ns + outage_ns(anybody, fault.at_ns, fault.at_ns + EFFECT_NS))
+        for fault in struck
+        if fault.part == DOOR
+    ]
+    pauses: list[Pause] = []
+    for number, (fault, following) in enumerate(zip_longest(struck, struck[1:]), start=1):
+        ends = [at_ns for at_ns in quiet_ns if at_ns > fault.at_ns]
+        until_ns = min([fault.at_ns + EFFECT_NS, *([following.at_ns] if following else []), *ends])
+        for shard in [fault.shard] if fault.shard else times:
+            pause_ns = outage_ns(times[shard], fault.at_ns, until_ns)
+            met = any(began < fault.at_ns + pause_ns and fault.at_ns < ended for began, ended in closed)
+            if fault.part == DOOR or not met:
+                pauses.append(Pause(fault, number, shard, pause_ns))
+    return pauses
 
 
 def lines(result: Result) -> list[str]:
@@ -227,6 +258,7 @@ def lines(result: Result) -> list[str]:
     for what, s in r.without_success_ms.items():
         times = f"p50 {s.p50:,.0f} ms, p99 {s.p99:,.0f} ms, longest {s.longest:,.0f} ms"
         said.append(f"without a success after {what} ({s.count}): {times}")
+    said += [f"longest without a success: {pause}" for pause in r.longest]
     return said + r.sentences + [f"trouble: {trouble}" for trouble in r.troubles]
 
 

@@ -61,7 +61,7 @@ class Call(Struct, frozen=True, omit_defaults=True):
     return_ns: int
     outcome: Outcome
     copies: int = 1
-    command: list[Any] = []
+    command: m.Command | None = None
 
 
 class Capture(Struct, frozen=True):
@@ -191,7 +191,7 @@ class Calls:
         self.seqs.append(outcome.seq)
         self._epochs.append(outcome.epoch)
         self._keys.append(key)
-        self._requests.append(request_mark(call.command) if call.command else 0)
+        self._requests.append(request_mark(call.command) if call.command is not None else 0)
         self._marks.append(mark(outcome.status, outcome.reason, outcome.order_id, outcome.filled))
         self._reply_crcs.append(outcome.reply_crc)
         self.call_ns.append(call.call_ns)

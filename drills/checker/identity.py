@@ -1,9 +1,8 @@
 """Marks by which a call and a command of the log are known to be the same: 64-bit hashes, fit for columns."""
 
 from hashlib import blake2b
-from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from exchange import messages as m
 from exchange.domain import Reject, Status
@@ -31,17 +30,16 @@ def command_identity(command: m.Command) -> int:
             return 0
 
 
-def request_mark(command: list[Any] | m.Command) -> int:
+def request_mark(command: m.Command) -> int:
     """Of what is asked, without the stamps that differ between two copies of a request."""
-    asked = msgspec.convert(command, m.Command) if isinstance(command, list) else command
-    match asked:
-        case m.Submit() | m.Replace() | m.Reduce():
-            asked = msgspec.structs.replace(asked, deadline_ns=0, client_ns=0)
-        case m.Cancel():
-            asked = msgspec.structs.replace(asked, deadline_ns=0)
+    match command:
+        case m.Submit() | m.Replace() | m.Reduce() if command.deadline_ns or command.client_ns:
+            command = replace(command, deadline_ns=0, client_ns=0)
+        case m.Cancel() if command.deadline_ns:
+            command = replace(command, deadline_ns=0)
         case _:
             pass
-    return _hash(encode(asked))
+    return _hash(encode(command))
 
 
 def mark(status: str, reason: str, order_id: int, filled: int) -> int:

@@ -102,10 +102,10 @@ class _Search:
 def _prepared(call: Call) -> _Call:
     outcome = call.outcome
     certain = outcome.seq > 0
-    command = msgspec.convert(call.command, m.Command)
+    assert call.command is not None, "the search needs whole requests"
     told = mark(outcome.status, outcome.reason, outcome.order_id, outcome.filled)
     end_ns = call.return_ns if certain else _NEVER_NS
-    return _Call(encode(command), call.call_ns, end_ns, told, outcome.duplicate, certain)
+    return _Call(encode(call.command), call.call_ns, end_ns, told, outcome.duplicate, certain)
 
 
 def _denied(call: Call) -> bool:

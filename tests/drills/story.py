@@ -134,9 +134,8 @@ class Builder:
         id_ = getattr(command, "client_order_id", "") or getattr(command, "target_id", "")
         op = {"QueryOrder": "query"}.get(type(command).__name__, type(command).__name__.lower())
         account, instrument = getattr(command, "account"), getattr(command, "instrument")  # noqa: B009
-        request = msgspec.to_builtins(command)
         self.world.calls.append(
-            Call("c-" + account, account, instrument, id_, op, call_ns, self.now_ns, outcome, 1, request)
+            Call("c-" + account, account, instrument, id_, op, call_ns, self.now_ns, outcome, 1, command)
         )
 
     def _log(self, commands: list[m.Command]) -> list[m.Reply]:

@@ -66,7 +66,9 @@ def test_both_object_to_an_answer_that_was_never_given(tmp_path: Path, seed: int
     calls = builder.world.calls
     executed = [n for n, call in enumerate(calls) if call.op == "submit" and call.outcome.status == "NEW"]
     number = random.Random(seed).choice(executed)
-    outcome = replace(calls[number].outcome, status="FILLED", filled=calls[number].command[9], reply_crc=-1)
+    asked = calls[number].command
+    assert isinstance(asked, m.Submit)
+    outcome = replace(calls[number].outcome, status="FILLED", filled=asked.quantity, reply_crc=-1)
     calls[number] = replace(calls[number], outcome=outcome)
     assert not linearizable(calls, DEFINITION)
     assert found(builder, tmp_path).keys() == {"I5"}
