@@ -2,7 +2,7 @@
 
 Laws
     A *run* is the commands of one request for this shard; it is settled exactly once, as a whole. A *flight* is the
-    runs of one loop turn: one batch on the wire, whose bytes never change, however often they are sent.
+    runs of one loop turn: one batch on the wire. Its bytes never change under its number, however often they are sent.
     Sending a flight again is safe: Submit, Replace and Reduce carry a client order id under which the engine executes
     once, and a stamp (`client_ns`) that stops a copy which arrives after its id was forgotten. Cancels and queries may
     run twice without harm. Sweeps may not (a late copy would cancel what came after): they fly alone and are sent
@@ -10,7 +10,8 @@ Laws
     A shard answers in the order in which it was asked. A flight without answer is repeated when the shard has said
     nothing at all for a while, or has answered what was sent later; not because it is slow: that would make it slower.
     A copy is settled by its own `Refused`. "Not executed" is said only when every copy is settled or none was sent;
-    everything else that has no answer by its deadline is unknown (rules E3 to E6).
+    everything else that has no answer by its deadline is unknown (rules E3 to E6). What was said to be not executed
+    never leaves again: a flight goes on without it, under another number.
 """
 
 from collections import deque
@@ -283,12 +284,22 @@ class Lane:
                 run.open = False
                 self.pending -= len(run.commands)
                 settled.append(Settled(run, [], problem, flight.sends > 1))
-        still_open = [run.deadline_ns for run in flight.runs if run.open]
-        if still_open:
-            flight.deadline_ns = min(still_open)
-        else:
+        still_open = [run for run in flight.runs if run.open]
+        if not still_open:
             self._land(flight)
+            return settled
+        flight.deadline_ns = min(run.deadline_ns for run in still_open)
+        if not flight.copies:
+            self._renumber(flight, still_open)
         return settled
+
+    def _renumber(self, flight: Flight, runs: list[Run]) -> None:
+        """Only these runs of a flight of which no copy is alive go on."""
+        del self._flights[flight.batch]
+        self._batch += 1
+        commands = [command for run in runs for command in run.commands]
+        flight.batch, flight.runs, flight.count, flight.payload = self._batch, runs, len(commands), encode(commands)
+        self._flights[flight.batch] = flight
 
     def _land(self, flight: Flight) -> None:
         del self._flights[flight.batch]

@@ -190,6 +190,29 @@ def test_runs_of_one_flight_end_by_their_own_deadlines() -> None:
     assert story.lane.pending == 0
 
 
+def test_what_was_said_to_be_not_executed_does_not_leave_with_its_neighbours() -> None:
+    story = Story(serving=False)
+    story.enter(1, 100)
+    second = story.enter(2, 200)
+    third = story.enter(3, 10 * RETRY_REFUSED_NS)
+    assert story.send() == []
+    story.tick(100)
+    assert story.reasons() == ["SHARD_DOWN"]
+    (flight,) = story.lane.on_map(entry(2), 101)
+    assert decode_commands(flight.payload) == [*second.commands, *third.commands]
+    story.lane.sent(flight, 101)
+    before = flight.batch
+    story.refuse(flight, "NOT_PRIMARY", 102)
+    story.tick(200)
+    assert story.reasons() == ["SHARD_DOWN", "SHARD_DOWN"]
+    (flight,) = story.tick(102 + RETRY_REFUSED_NS)
+    assert flight.batch > before, "other bytes, another number"
+    assert decode_commands(flight.payload) == third.commands
+    story.answer(flight)
+    assert (story.ended[2].run, len(story.ended[2].replies)) == (third, 3)
+    assert story.lane.pending == 0
+
+
 def test_a_new_term_gets_everything_unanswered_at_once() -> None:
     story = Story()
     story.enter()
