@@ -23,6 +23,8 @@ from shardex.supervision import CONFIG_FILE
 
 READY_S = 60.0
 POLL_S = 0.05
+SNAPSHOT_EVERY_BYTES = 256 * 1024
+"""A killed node is back soon however long the drill goes on, and kills meet snapshots."""
 
 Mode = Literal["both", "replicated"]
 
@@ -32,7 +34,7 @@ class Cluster:
 
     def __init__(self, data: Path, *, shards: int, mode: Mode, apart: bool = False, traced: bool = True) -> None:
         """`apart` = nodes live in network namespaces of their own (needs root), joined by a bridge. `traced` = nodes
-        write down what they do, for the checker; it costs time.
+        write down what they do and keep their whole journal, for the checker, and take snapshots often; it costs time.
         """
         os.environ[VARIABLE] = str(int(traced))  # daemons inherit it
         gateway = ports.choose("127.0.0.1")
@@ -41,6 +43,8 @@ class Cluster:
             "marketdata": {"port": ports.choose("127.0.0.1", (gateway,))},
             "replication": {"durability": mode, "failovers_max": 1_000_000},
         }
+        if traced:
+            overrides["journal"] = {"snapshot_every_bytes": SNAPSHOT_EVERY_BYTES, "prune": False}
         if apart:
             overrides["cluster"] = {"transport": "tcp"}
         self.config = launcher.prepare(data, shards=shards, replicas=2, overrides=overrides)

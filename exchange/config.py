@@ -60,10 +60,14 @@ class Ceilings(Section, frozen=True, kw_only=True):
 
 
 class Journal(Section, frozen=True, kw_only=True):
-    """Journal of one shard. `snapshot_every_bytes` of journal a snapshot is taken; two are kept."""
+    """Journal of one shard. `snapshot_every_bytes` of journal a snapshot is taken; two are kept.
+
+    `prune` = segments that no kept snapshot needs are removed; without it the journal is a record of everything.
+    """
 
     segment_bytes: int = 64 * 1024 * 1024
     snapshot_every_bytes: int = 256 * 1024 * 1024
+    prune: bool = True
     ring_bytes: int = RING_BYTES_MAX
 
 
@@ -326,7 +330,7 @@ def _check(config: Config) -> list[str]:
         faults += [
             f"{place}.{key} must be at least 1, not {value}"
             for key, value in values.items()
-            if isinstance(value, int) and value < 1
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1
         ]
     if config.ceilings.ids_max <= config.ceilings.orders_max:
         faults.append("ceilings.ids_max must be above ceilings.orders_max: every open order holds its id")

@@ -59,7 +59,8 @@ class Storage:
         self._log = log
         self._journal = JournalFile(directory, segment_bytes=limits.segment_bytes)
         self._background = BackgroundSync(self._journal)
-        self._snapshots = SnapshotWriter(directory, log, lambda: self.supply.needed_seq(monotonic_ns()))
+        self._prune = limits.prune
+        self._snapshots = SnapshotWriter(directory, log, self._needed_seq)
         self._snapshot_every_bytes = limits.snapshot_every_bytes
         self._snapshot_bytes = -replayed_bytes
         node.on_synced()
@@ -203,6 +204,10 @@ class Storage:
         self._snapshots.abandon()
         self.trace.close()
         self._note.close()
+
+    def _needed_seq(self) -> int:
+        """Behind which seq the journal must stay."""
+        return self.supply.needed_seq(monotonic_ns()) if self._prune else 0
 
     def _end(self) -> None:
         """Nobody but this thread touches the directory from now on."""

@@ -214,6 +214,21 @@ def test_snapshots_are_taken_while_it_serves_and_old_journal_goes(small_place: P
     assert all(isinstance(reply, m.Executed) and reply.duplicate for reply in replies)
 
 
+def test_without_pruning_the_whole_journal_stays_beside_the_snapshots() -> None:
+    with short_directory() as root:
+        place = Place(root, segment_bytes=20_000, snapshot_every_bytes=60_000, prune=False)
+        try:
+            process = place.serve()
+            gateway = place.gateway()
+            for burst in range(12):
+                gateway.ask(*(order(1_000 * burst + number, Side(number % 2)) for number in range(400)))
+            place.until(lambda: len(snapshot_paths(place.directory)) >= 2)
+            place.kill(process)
+            assert segment_paths(place.directory)[0].stem == "0" * 20
+        finally:
+            place.close()
+
+
 def test_a_failed_sync_ends_the_process_unanswered_and_is_never_tried_again(place: Place) -> None:
     coordinator = place.start_coordinator()
     process = place.start_shard(FAILING_SYNC)
