@@ -4,8 +4,9 @@ Each shard has an open-loop load of its own: orders leave at their times whateve
 counts from those times. A time without a success is the longest gap between two answers of the shard itself. After
 each change both nodes of every shard must be in sync again before the next. Other shards are watched too.
 
-Prints a table with targets and writes build/failover.json. Exit code 1 when it could not be measured; a miss is no
-failure.
+Partitions have a cluster of their own, whose coordinator and nodes live in network namespaces (root, ip, iptables);
+where those cannot be made they are left out, and the report says so. Prints a table with targets and writes
+build/failover.json. Exit code 1 when it could not be measured; a miss is no failure.
 """
 
 import argparse
@@ -30,9 +31,11 @@ from bench.cluster import BUILD
 from bench.machine import Machine, describe
 from bench.results import Row, table
 from drills.cluster import Cluster, Mode, aside
+from drills.network import missing
 from drills.outages import longest_pause_ns, percentile_ms
 from drills.timeline import Timeline
 from exchange.clock import monotonic_ns
+from exchange.config import COORDINATOR_NAME
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ShardexError, Unavailable
 from loadgen.session import Load, Options
@@ -50,11 +53,23 @@ CALM_S = 0.3
 WATCH_S = 2.0
 STOPPED_S = 1.0
 WHOLE_S = 60.0
-KINDS = ("kill", "stop", "switch")
-SHARE_OF_COUNT = {"kill": 1.0, "stop": 0.4, "switch": 0.4}
-TITLES = {"kill": "kill -9 of the primary", "stop": "SIGSTOP of the primary", "switch": "planned switch"}
-TARGETS_MS: dict[tuple[str, int], float] = {("kill", 50): 300, ("kill", 99): 1_000, ("stop", 99): 1_500}
-TARGETS_MS["switch", 99] = 100
+CUT_S = 1.5
+"""A partition heals when its primary has long been replaced."""
+PARTITION = "partition"
+KINDS = ("kill", "stop", "switch", PARTITION)
+TITLES = {
+    "kill": "kill -9 of the primary",
+    "stop": "SIGSTOP of the primary",
+    "switch": "planned switch",
+    PARTITION: "primary cut off from standby and coordinator",
+}
+TARGETS_MS: dict[tuple[str, int], float] = {
+    ("kill", 50): 300,
+    ("kill", 99): 1_000,
+    ("stop", 99): 1_500,
+    ("switch", 99): 100,
+    (PARTITION, 99): 1_500,
+}
 ERRORS_TARGETS = {"switch": 0}
 OTHERS_TARGET = 2.0
 """Times the 99th percentile of before."""
@@ -74,7 +89,7 @@ class Change(Struct, frozen=True):
 
 
 class Result(Struct, frozen=True):
-    """Content of build/failover.json. `trouble` = why it ended early, empty when it did not."""
+    """Content of build/failover.json. `trouble` = why it ended early or what was left out, empty when nothing was."""
 
     machine: Machine
     mode: str
@@ -153,10 +168,12 @@ class Failover:
             await aside(self._cluster.switch, shard)
         elif kind == "kill":
             os.kill(pid, signal.SIGKILL)
-        else:
+        elif kind == "stop":
             os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(STOPPED_S)
             os.kill(pid, signal.SIGCONT)
+        else:
+            await self._cut_off(victim, shard)
         until_ns = at_ns + int(WATCH_S * NS_PER_S)
         await asyncio.sleep(max(0.0, (until_ns - monotonic_ns()) / NS_PER_S))
         await aside(self._cluster.wait_whole, WHOLE_S)
@@ -176,6 +193,16 @@ class Failover:
             max(times.latencies_ns(at_ns, whole_ns), default=whole_ns - at_ns),
             whole_ns - at_ns,
         )
+
+    async def _cut_off(self, victim: str, shard: str) -> None:
+        """Gateways and clients reach it all the time; its standby and the coordinator do not."""
+        network = self._cluster.network
+        assert network is not None, "partitions need namespaces"
+        for other in (COORDINATOR_NAME, *(node for node, of in self._cluster.nodes.items() if of == shard)):
+            if other != victim:
+                await aside(network.cut, other, victim)
+        await asyncio.sleep(CUT_S)
+        await aside(network.heal)
 
     def _errors(self) -> Counter[str]:
         return sum((times.undecided for times in self._times.values()), Counter())
@@ -237,8 +264,8 @@ def _figure(name: str, value: float, unit: str, runs: int, target: float | None,
     )
 
 
-async def _measure(data: Path, mode: Mode, counts: dict[str, int]) -> tuple[Failover, str]:
-    cluster = await aside(lambda: Cluster(data, shards=SHARDS, mode=mode, traced=False))
+async def _measure(data: Path, mode: Mode, counts: dict[str, int], *, apart: bool) -> tuple[Failover, str]:
+    cluster = await aside(lambda: Cluster(data, shards=SHARDS, mode=mode, apart=apart, traced=False))
     failover = Failover(cluster)
     try:
         await failover.run(counts)
@@ -252,7 +279,7 @@ async def _measure(data: Path, mode: Mode, counts: dict[str, int]) -> tuple[Fail
 def main() -> int:
     """Run, print, remove what was written unless something went wrong."""
     parser = argparse.ArgumentParser(prog="python -m drills.failover", description=__doc__)
-    parser.add_argument("--count", type=int, default=50, help="kills; two fifths of it for the other kinds")
+    parser.add_argument("--count", type=int, default=50, help="changes of each kind")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
     parser.add_argument("--mode", choices=("both", "replicated"), default="both")
     parser.add_argument("--json", action="store_true", help="print what is in build/failover.json instead of a table")
@@ -263,11 +290,23 @@ def main() -> int:
     BUILD.mkdir(exist_ok=True)
     machine = describe(BUILD)
     data = Path(tempfile.mkdtemp(prefix="failover-", dir=BUILD))
-    counts = {kind: max(1, round(arguments.count * SHARE_OF_COUNT[kind])) for kind in kinds}
-    failover, trouble = uvloop.run(_measure(data / "cluster", arguments.mode, counts))
-    rows = list(rows_of(failover, [kind for kind in kinds if kind in failover.errors]))
-    errors = {kind: dict(counted) for kind, counted in failover.errors.items()}
-    result = Result(machine, arguments.mode, ORDERS_PER_S, rows, failover.changes, errors, trouble)
+    left_out = PARTITION in kinds and missing()
+    if left_out:
+        kinds.remove(PARTITION)
+    rows: list[Row] = []
+    changes: list[Change] = []
+    errors: dict[str, dict[str, int]] = {}
+    trouble = ""
+    for apart in (False, True):
+        counts = {kind: arguments.count for kind in kinds if (kind == PARTITION) == apart}
+        if not counts or trouble:
+            continue
+        failover, trouble = uvloop.run(_measure(data / f"cluster-{apart:d}", arguments.mode, counts, apart=apart))
+        rows += rows_of(failover, [kind for kind in kinds if kind in failover.errors])
+        changes += failover.changes
+        errors |= {kind: dict(counted) for kind, counted in failover.errors.items()}
+    said = trouble or (f"{PARTITION} was left out: {', '.join(left_out)} missing on this machine" if left_out else "")
+    result = Result(machine, arguments.mode, ORDERS_PER_S, rows, changes, errors, said)
     content = msgspec.json.encode(result)
     (BUILD / "failover.json").write_bytes(msgspec.json.format(content))
     if arguments.json:
@@ -280,6 +319,8 @@ def main() -> int:
     if trouble:
         print(f"ended early: {trouble}; everything is kept in {data}", file=sys.stderr)
         return 1
+    if left_out:
+        print(said, file=sys.stderr)
     shutil.rmtree(data, ignore_errors=True)
     return 0
 
