@@ -24,6 +24,8 @@ def logs(tmp_path: Path) -> Path:
 def follow(logs: Path) -> Iterator[subprocess.Popen[str]]:
     (logs / "s0-a.log").write_text("one\ntwo\nthree\n")
     words = [sys.executable, "-m", "shardex", "logs", "s0-a", "-f", "-n", "2", "--data", str(logs.parent)]
+    # As from a terminal, also where the tests themselves run in the background and ignore Ctrl-C.
+    words = ["env", "--default-signal=INT", *words]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process

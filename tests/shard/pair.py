@@ -118,6 +118,15 @@ class Pair(Place):
         self.kill(self.lives.pop(node))
         self.led.bury(node)
 
+    def leave_behind(self, node: str, *, failpoint: str = "") -> None:
+        """This node dies. The other one starts anew, so that it never heard of it and keeps no records for it."""
+        other = A if node == B else B
+        self.kill_node(node)
+        self.until(lambda: self.led.isr == [other])
+        self.kill_node(other)
+        self.start(other, failpoint=failpoint)
+        self.until_serving(other)
+
     def fail_over(self) -> str:
         """The other node leads; its name."""
         self.led.fail_over()

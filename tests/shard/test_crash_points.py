@@ -151,15 +151,11 @@ def of_a_snapshot(stage: Stage, point: Point) -> None:
 def of_a_hand_over(stage: Stage, point: Point) -> None:
     pair = stage.pair
     gives = point is Point.HANDOVER_BEFORE_PART
-    pair.start_both(failpoints={A: stage.armed(point)} if gives else {})
-    pair.kill_node(B)
-    pair.until(lambda: pair.mode(A) == "solo")
-    pair.until_serving(A)
-    for newest in range(3):
-        for _ in range(5):
-            stage.trade(count=100)
-        pair.until(lambda newest=newest: len(pair.snapshots(A)) > min(newest, 1))
-    pair.until(lambda: pair.oldest(A) > 0)
+    pair.start_both()
+    stage.trade()
+    pair.leave_behind(B, failpoint=stage.armed(point) if gives else "")
+    while not pair.oldest(A):
+        stage.trade(count=100)
     stage.trigger.touch()
     taker = pair.start(B, failpoint="" if gives else stage.armed(point))
     victim, process = (A, pair.lives[A]) if gives else (B, taker)
