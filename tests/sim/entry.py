@@ -17,7 +17,7 @@ from tests.sim.shell import COORDINATOR, Shell
 from tests.sim.world import MS, US, WALL_NS, Network, World
 
 DEADLINES_NS = (60 * MS, 300 * MS, 800 * MS, 2_000 * MS)
-"""How long a gateway tries for its clients; each gateway has one of these."""
+"""How long a gateway tries for a client; each request has one of these."""
 Told = Callable[["Answer"], None]
 
 
@@ -55,7 +55,6 @@ class Gateway:
         self._departing = False
         self._waiting: dict[int, Told] = {}
         self._number = 0
-        self._deadline_ns = dice.choice(DEADLINES_NS)
         network.join(name, self)
         self.start()
 
@@ -111,9 +110,8 @@ class Gateway:
 
     def _enter(self, commands: list[m.Command], number: int) -> None:
         sweep = isinstance(commands[0], m.MassCancel)
-        run = Run(
-            commands, self._world.now_ns + self._deadline_ns, lambda settled: self._tell(number, settled), sweep=sweep
-        )
+        deadline_ns = self._world.now_ns + self._dice.choice(DEADLINES_NS)
+        run = Run(commands, deadline_ns, lambda settled: self._tell(number, settled), sweep=sweep)
         problem = self.lane.enter(run)
         if problem is not None:
             self._tell(number, Settled(run, [], problem, False))

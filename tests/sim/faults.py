@@ -1,75 +1,12 @@
-"""What goes wrong in one run: a list that the seed draws before anything happens, so that a story can be shortened."""
-
-from random import Random
-
-from msgspec import Struct
+"""Makes the faults of a plan happen."""
 
 from exchange import messages as m
 from tests.sim.council import Council
 from tests.sim.entry import Client, Gateway
 from tests.sim.oracle import Oracle
+from tests.sim.plan import LINKS, NODES, Fault
 from tests.sim.shell import Shell, Step
 from tests.sim.world import MS, Network, World
-
-NODES = ("a", "b")
-LINKS = [("a", "b"), ("b", "a"), ("a", "coordinator"), ("coordinator", "a"), ("b", "coordinator"), ("coordinator", "b")]
-LINKS += [(gateway, node) for gateway in ("g0", "g1") for node in NODES]
-LINKS += [(node, gateway) for gateway in ("g0", "g1") for node in NODES]
-
-
-class Fault(Struct, frozen=True):
-    """At `at_ns` `kind` happens to `target`; `for_ns` later it is over. `number` settles the rest."""
-
-    at_ns: int
-    kind: str
-    target: str
-    for_ns: int
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.at_ns / 1e6:8.1f} ms  {self.kind} {self.target} for {self.for_ns / 1e6:.0f} ms ({self.number})"
-
-
-KINDS = {
-    "kill": 6,
-    "kill at step": 6,
-    "stop machine": 5,
-    "stop machine at step": 5,
-    "pause": 4,
-    "cut": 6,
-    "cut one way": 6,
-    "isolate": 4,
-    "break sync": 2,
-    "replace disk": 3,
-    "rot": 2,
-    "clock": 2,
-    "kill coordinator": 3,
-    "lose store answers": 3,
-    "kill gateway": 2,
-    "switch": 3,
-    "elect": 3,
-    "lull": 3,
-    "kill both": 2,
-}
-"""How often each kind comes, relatively. Each run uses some of them only: what is rare in a mixture is common alone."""
-
-
-def draw(dice: Random, until_ns: int) -> list[Fault]:
-    """The faults of one run, in order of time."""
-    kinds = [kind for kind in KINDS if dice.random() < 0.5] or ["kill"]
-    weights = [KINDS[kind] for kind in kinds]
-    gap_ns = dice.choice((100, 250, 600)) * MS
-    faults: list[Fault] = []
-    at_ns = 300 * MS
-    while at_ns < until_ns:
-        kind = dice.choices(kinds, weights)[0]
-        for_ns = dice.choice((5, 30, 120, 350, 800, 1_500)) * MS
-        faults.append(Fault(at_ns, kind, dice.choice(NODES), for_ns, dice.randrange(1 << 30)))
-        if dice.random() < 0.3:
-            at_ns += dice.randrange(1 * MS, 20 * MS)  # soon another one, while the first still works
-        else:
-            at_ns += dice.randrange(1, 2 * gap_ns)
-    return faults
 
 
 class Fate:
@@ -120,9 +57,12 @@ class Fate:
     def _happen(self, fault: Fault) -> None:
         if self.over or self._is_critical():
             return
-        world, shell = self._world, self._shells[fault.target]
-        other = self._shells["b" if fault.target == "a" else "a"]
+        world = self._world
         world.tell(f"-- {fault.kind} {fault.target}, {fault.for_ns // MS} ms")
+        if fault.kind in ("block", "echo"):
+            self._disturb(fault)
+            return
+        shell, other = self._nodes(fault.target)
         match fault.kind:
             case "kill":
                 self._kill(shell, fault, "kill -9")
@@ -152,11 +92,9 @@ class Fate:
                 link = LINKS[fault.number % len(LINKS)]
                 self._block([link] if fault.kind == "cut one way" else [link, link[::-1]], fault.for_ns)
             case "isolate":
-                names = {name for link in LINKS for name in link} - {fault.target}
+                names = {name for link in LINKS for name in link} - {shell.name}
                 peers = sorted(names if fault.number % 2 else names - {"g0", "g1"})
-                self._block(
-                    [pair for peer in peers for pair in ((fault.target, peer), (peer, fault.target))], fault.for_ns
-                )
+                self._block([pair for peer in peers for pair in ((shell.name, peer), (peer, shell.name))], fault.for_ns)
             case "break sync":
                 if self._may_lose_tail(other):
                     shell.disk.broken_syncs = 1
@@ -169,15 +107,15 @@ class Fate:
                         self._block([(other.name, shell.name)], fault.for_ns + 200 * MS)
                     shell.disk.wipe()
                     shell.disk.promised = 0
-                    self._oracle.damaged(fault.target)
+                    self._oracle.damaged(shell.name)
             case "rot":
                 if self._may_lose_all(other):
                     self._kill(shell, fault, "a bit of its journal flips")
                     if shell.disk.rot():
-                        self._oracle.damaged(fault.target)
+                        self._oracle.damaged(shell.name)
             case "clock":
                 shell.wall_offset_ns = (fault.number % 7_200_000 - 3_600_000) * MS
-                world.tell(f"{fault.target}'s clock jumps to {shell.wall_offset_ns / 1e9:+.0f} s")
+                world.tell(f"{shell.name}'s clock jumps to {shell.wall_offset_ns / 1e9:+.0f} s")
             case "kill coordinator":
                 self._council.doomed = fault.number % 2 == 0
                 if not self._council.doomed:
@@ -196,7 +134,35 @@ class Fate:
             case "switch":
                 self._council.operate(m.Switch("ops", "s0"))
             case "elect":
-                self._council.operate(m.Elect("ops", "s0", fault.target, False))
+                self._council.operate(m.Elect("ops", "s0", shell.name, False))
+
+    def _nodes(self, target: str) -> tuple[Shell, Shell]:
+        """Who is meant, and the other one. While nobody leads `leader` is the first of them."""
+        leader = self._oracle.group.primary[0] or NODES[0]
+        standby = next(name for name in NODES if name != leader)
+        name = {"leader": leader, "standby": standby}.get(target, target)
+        return self._shells[name], self._shells[standby if name == leader else leader]
+
+    def _disturb(self, fault: Fault) -> None:
+        """A way is blocked, or what goes along it comes again later."""
+        source, _, target = fault.target.partition(">")
+        links = [(one, other) for one in self._named(source) for other in self._named(target)]
+        if fault.kind == "block":
+            self._block(links, fault.for_ns)
+            return
+        self._world.tell(f"echo: {', '.join(f'{one}->{other}' for one, other in links)}, {fault.number // MS} ms later")
+        for link in links:
+            self._network.echo(*link, fault.number)
+            self._world.after(fault.for_ns, self._network.end_echo, *link)
+
+    def _named(self, role: str) -> list[str]:
+        match role:
+            case "gateways":
+                return [gateway.name for gateway in self._gateways]
+            case "coordinator":
+                return [role]
+            case _:
+                return [self._nodes(role)[0].name]
 
     def _kill(self, shell: Shell, fault: Fault, why: str) -> None:
         shell.down_ns = fault.for_ns

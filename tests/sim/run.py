@@ -11,8 +11,9 @@ from shard.core import rules as shard_rules
 from tests.sim.consumer import Consumer
 from tests.sim.council import Council
 from tests.sim.entry import Client, Gateway
-from tests.sim.faults import Fate, Fault, draw
+from tests.sim.faults import Fate
 from tests.sim.oracle import Oracle
+from tests.sim.plan import Fault, plan
 from tests.sim.shell import Shell
 from tests.sim.verdict import Verdict
 from tests.sim.world import MS, Network, Violation, Weather, World
@@ -57,7 +58,7 @@ def run(seed: int, mutant: Mutant = NOTHING, faults: list[Fault] | None = None) 
     dice = Random(seed)
     relaxed = dice.random() < 0.3
     relaxed = relaxed if mutant.relaxed is None else mutant.relaxed
-    plan = draw(Random(seed + 1), SAFETY_NS) if faults is None else faults
+    faults = plan(seed, Random(seed + 1), SAFETY_NS) if faults is None else faults
     world = World()
     network = Network(world, Random(seed + 2), Weather(Random(seed + 3)))
     oracle = Oracle(world, relaxed=relaxed)
@@ -94,7 +95,7 @@ def run(seed: int, mutant: Mutant = NOTHING, faults: list[Fault] | None = None) 
         council.start()
         for shell in shells.values():
             shell.start()
-        fate.plan(plan)
+        fate.plan(faults)
         world.run(SAFETY_NS)
         world.tell("everything is mended")
         fate.heal()
@@ -120,7 +121,7 @@ def run(seed: int, mutant: Mutant = NOTHING, faults: list[Fault] | None = None) 
         place = traceback.extract_tb(defect.__traceback__)[-1]
         violation = f"defect: {defect!r} in {place.name} of {place.filename.rpartition('/')[2]}:{place.lineno}"
         world.tell(violation)
-    return Report(seed, violation, world.events, oracle.commits, oracle.group.epoch, world.story, plan)
+    return Report(seed, violation, world.events, oracle.commits, oracle.group.epoch, world.story, faults)
 
 
 def _what_is_missing(oracle: Oracle, clients: list[Client], consumers: list[Consumer]) -> str:

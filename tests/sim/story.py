@@ -1,6 +1,6 @@
 """The story of a run that fails, with as few faults as still make it fail in the same way."""
 
-from tests.sim.faults import Fault
+from tests.sim.plan import Fault
 from tests.sim.run import Mutant, Report, run
 
 RUNS_MAX = 200

@@ -93,6 +93,7 @@ class Network:
         self._actors: dict[str, Actor] = {}
         self._blocked: dict[tuple[str, str], int] = {}
         self._streams: dict[tuple[str, str], int] = {}
+        self._echoes: dict[tuple[str, str], int] = {}
 
     def join(self, name: str, actor: Actor) -> None:
         self._actors[name] = actor
@@ -107,6 +108,14 @@ class Network:
         if left > 0:
             self._blocked[source, target] = left
 
+    def echo(self, source: str, target: str, delay_ns: int) -> None:
+        """From now on every datagram in this direction comes again, so much later."""
+        self._echoes[source, target] = delay_ns
+
+    def end_echo(self, source: str, target: str) -> None:
+        """What is sent from now on comes once."""
+        self._echoes.pop((source, target), None)
+
     @property
     def disturbed(self) -> bool:
         """Some way is cut."""
@@ -115,6 +124,7 @@ class Network:
     def heal(self) -> None:
         """Everything gets through again."""
         self._blocked.clear()
+        self._echoes.clear()
         self.weather.calm()
 
     def datagram(self, source: str, target: str, *message: Any) -> None:
@@ -127,6 +137,9 @@ class Network:
             if copy or (weather.late and dice.random() < weather.late):
                 delay_ns += dice.randrange(weather.late_ns)
             self._world.after(delay_ns, self._deliver, source, target, message)
+        echo_ns = self._echoes.get((source, target))
+        if echo_ns is not None:
+            self._world.after(echo_ns + dice.randrange(2 * MS), self._deliver, source, target, message)
 
     def stream(self, source: str, target: str, *message: Any) -> None:
         if self.weather.loss and self._dice.random() < self.weather.loss / 4:
