@@ -31,12 +31,14 @@ def percentile_ms(values_ns: Iterable[int], percentile: int) -> float:
     return _ms(ordered, percentile / 100) if ordered else 0.0
 
 
-def outage_ns(successes: Sequence[int], at_ns: int, until_ns: int) -> int:
-    """Longest time without a success that is under way at `at_ns` or begins before `until_ns`, counted from `at_ns`."""
+def outage(successes: Sequence[int], at_ns: int, until_ns: int) -> tuple[int, int]:
+    """(begin, end) of the longest time without a success that is under way at `at_ns` or begins before `until_ns`; it
+    does not begin before `at_ns`.
+    """
     first = max(0, bisect_right(successes, at_ns) - 1)
     last = min(len(successes) - 1, bisect_left(successes, until_ns))
-    pauses = [successes[place + 1] - max(at_ns, successes[place]) for place in range(first, last)]
-    return max(pauses, default=until_ns - at_ns)
+    pauses = [(max(at_ns, successes[place]), successes[place + 1]) for place in range(first, last)]
+    return max(pauses, key=lambda pause: pause[1] - pause[0], default=(at_ns, until_ns))
 
 
 def longest_pause_ns(successes: Sequence[int], from_ns: int, until_ns: int) -> int:

@@ -25,7 +25,7 @@ from drills.checker.report import Report
 from drills.clients import Client, Recorder, markets_of
 from drills.cluster import Cluster, aside
 from drills.faults import KINDS, LASTS_S, PAUSE_S, Fault, Faults
-from drills.outages import Spread, outage_ns, spread
+from drills.outages import Spread, outage, spread
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ShardexError, Unavailable
@@ -40,6 +40,8 @@ CHECK_S = 900.0
 LONGEST = 10
 EFFECT_NS = 5 * NS_PER_S
 """A pause that begins later than this after a fault is not its effect."""
+NEXT_NS = 100 * NS_PER_MS
+"""A pause that begins so shortly before the next fault is that one's effect: answers are some milliseconds apart."""
 DOOR = "gateway"
 """While it is away, what clients see says nothing about shards."""
 
@@ -66,6 +68,7 @@ class Result(Struct):
     epochs: dict[str, int] = field(default_factory=dict)
     checks: int = 0
     images: int = 0
+    disk_failures: int = 0
     troubles: list[str] = field(default_factory=list)
 
     @property
@@ -177,7 +180,9 @@ class Torture:
         result.faults = dict(Counter(fault.what for fault in self._struck))
         result.orders, result.calls, result.acked = recorder.orders, recorder.calls, recorder.acked
         for name, status in self._cluster.ended:
-            if status != EXIT_IO or "disk" not in self._arguments.faults:
+            if status == EXIT_IO and "disk" in self._arguments.faults:
+                result.disk_failures += 1
+            else:
                 result.troubles.append(f"{name} ended by itself with exit status {status}")
         result.outcomes = dict(sorted(recorder.outcomes.items()))
         result.images = self._subscriber.images
@@ -226,20 +231,16 @@ def pauses_of(struck: Sequence[Fault], successes: Mapping[str, Sequence[int]], q
     # While it was checked nobody asked: that is no outage.
     times = {shard: sorted([*of_shard, *quiet_ns]) for shard, of_shard in successes.items()}
     anybody = sorted(at_ns for of_shard in times.values() for at_ns in of_shard)
-    closed = [
-        (fault.at_ns, fault.at_ns + outage_ns(anybody, fault.at_ns, fault.at_ns + EFFECT_NS))
-        for fault in struck
-        if fault.part == DOOR
-    ]
+    closed = [outage(anybody, fault.at_ns, fault.at_ns + EFFECT_NS) for fault in struck if fault.part == DOOR]
     pauses: list[Pause] = []
     for number, (fault, following) in enumerate(zip_longest(struck, struck[1:]), start=1):
         ends = [at_ns for at_ns in quiet_ns if at_ns > fault.at_ns]
-        until_ns = min([fault.at_ns + EFFECT_NS, *([following.at_ns] if following else []), *ends])
+        until_ns = min([fault.at_ns + EFFECT_NS, *([following.at_ns - NEXT_NS] if following else []), *ends])
         for shard in [fault.shard] if fault.shard else times:
-            pause_ns = outage_ns(times[shard], fault.at_ns, until_ns)
-            met = any(began < fault.at_ns + pause_ns and fault.at_ns < ended for began, ended in closed)
+            begin_ns, end_ns = outage(times[shard], fault.at_ns, until_ns)
+            met = any(began < end_ns and begin_ns < ended for began, ended in closed)
             if fault.part == DOOR or not met:
-                pauses.append(Pause(fault, number, shard, pause_ns))
+                pauses.append(Pause(fault, number, shard, end_ns - begin_ns))
     return pauses
 
 
