@@ -3,6 +3,8 @@
 SHARDEX_FAILPOINT=POINT:ACTION[:FILE] arms one point for one strike. POINT is a value of `Point`; ACTION is `exit` (as
 by kill -9), `pause_MS`, or `eio` (the call that follows fails as a broken disk does). With FILE the point waits until
 that file exists, and removes it when it strikes. Without the variable, passing a point costs one comparison.
+
+`apply:poison_TEXT` is another kind: the engine fails whenever it executes an order whose client order id holds TEXT.
 """
 
 import errno
@@ -18,6 +20,7 @@ from exchange.errors import ConfigError
 
 VARIABLE = "SHARDEX_FAILPOINT"
 _FORM = re.compile(r"(?P<point>[a-z0-9-]+):(?P<action>exit|eio|pause_(?P<ms>[0-9]{1,6}))(:(?P<file>.+))?")
+_POISON = re.compile(r"apply:poison_(?P<text>[A-Za-z0-9._-]{1,36})")
 
 
 class Point(StrEnum):
@@ -51,6 +54,7 @@ class Point(StrEnum):
     REBUILD_MARKED = "rebuild-marked"
     REBUILD_WIPED = "rebuild-wiped"
     REBUILD_PLACED = "rebuild-placed"
+    APPLY = "apply"
     COORDINATOR_BEFORE_WRITE = "coordinator-before-write"
     COORDINATOR_AFTER_WRITE = "coordinator-after-write"
 
@@ -63,20 +67,31 @@ class _Armed(NamedTuple):
 
 
 _armed: _Armed | None = None
+_poison = ""
 
 
 def arm(text: str) -> None:
     """Arm what SHARDEX_FAILPOINT says, "" = nothing. ConfigError when it is not of the form above."""
-    global _armed  # noqa: PLW0603 - one process, one variable of its environment
+    global _armed, _poison  # noqa: PLW0603 - one process, one variable of its environment
+    _armed, _poison = None, ""
     if not text:
-        _armed = None
+        return
+    poison = _POISON.fullmatch(text)
+    if poison is not None:
+        _poison = poison["text"]
         return
     found = _FORM.fullmatch(text)
-    if found is None or found["point"] not in [point.value for point in Point]:
+    if found is None or found["point"] not in [point.value for point in Point if point is not Point.APPLY]:
         points = ", ".join(Point)
-        raise ConfigError([f"{VARIABLE} must be POINT:exit|eio|pause_MS[:FILE], not {text!r}; points are {points}"])
+        form = "POINT:exit|eio|pause_MS[:FILE] or apply:poison_TEXT"
+        raise ConfigError([f"{VARIABLE} must be {form}, not {text!r}; points are {points}"])
     file = Path(found["file"]) if found["file"] else None
     _armed = _Armed(Point(found["point"]), found["action"], int(found["ms"] or 0) / 1e3, file)
+
+
+def poison() -> str:
+    """What an order's client order id must hold to end the engine that executes it; "" = nothing does."""
+    return _poison
 
 
 def reach(point: Point) -> None:

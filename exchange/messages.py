@@ -513,7 +513,8 @@ class Register(Wire, frozen=True, tag=21):
 
     The rest is of a node: `uuid` = its journal's, `session` is new with every process, `last_epoch` = term of its last
     record, `lossy` = the machine was started anew since it last wrote, without an orderly end: what was not synced then
-    may be gone, `view_ver` = newest version of the shard's metadata that it has seen.
+    may be gone, `view_ver` = newest version of the shard's metadata that it has seen, `poisoned_seq` = the command that
+    ended its last process and that it will not run again unless told: it can neither lead nor follow (0 = none).
     """
 
     role: str
@@ -529,6 +530,7 @@ class Register(Wire, frozen=True, tag=21):
     boot_id: str = ""
     lossy: bool = False
     view_ver: int = 0
+    poisoned_seq: int = 0
 
 
 class Registered(Wire, frozen=True, tag=22):
@@ -590,7 +592,9 @@ class ShardStatus(Wire, frozen=True):
 
     Flags: SOLO = one copy only; NO_FAILOVER = nobody could take over now; FLAPPING = it changed hands too often, only
     an operator moves it now; UNCLEAN = acknowledged orders may have been given up once; METADATA_BEHIND = the control
-    store went back in time, nothing is decided; LOGS_AWAITED = nobody leads until the nodes have shown their journals.
+    store went back in time, nothing is decided; LOGS_AWAITED = nobody leads until the nodes have shown their journals;
+    FROZEN = whoever could lead died of the command `frozen_seq`, and waits for an operator. `skip` = commands that
+    operators had left out.
     """
 
     shard: str
@@ -601,6 +605,8 @@ class ShardStatus(Wire, frozen=True):
     nodes: list[str]
     serving: bool
     flags: list[str]
+    frozen_seq: int = 0
+    skip: list[int] = []
 
 
 class ClusterStatus(Wire, frozen=True, tag=27):
@@ -638,6 +644,7 @@ class ShardView(Wire, frozen=True, tag=30):
     """A shard's metadata as the control store has it; `ver` grows with every change.
 
     `isr` = the recorded in-sync set: every member has every committed record (rule R2). `members` = all registered.
+    `skip` = seqs of commands that are left out wherever the log is executed (rule R14), ascending.
     """
 
     shard: str
@@ -646,6 +653,7 @@ class ShardView(Wire, frozen=True, tag=30):
     primary: Member
     isr: list[Member]
     members: list[Member]
+    skip: list[int] = []
 
 
 class AskIsr(Wire, frozen=True, tag=31):
@@ -707,12 +715,21 @@ class Elect(Wire, frozen=True, tag=36):
 
 
 class Operated(Wire, frozen=True, tag=37):
-    """Answer to Switch and Elect: empty `refused` = it is done, the new term is recorded."""
+    """Answer to Switch, Elect and Skip: empty `refused` = it is done, and recorded."""
 
     refused: str
 
 
-CoordinatorInbound = Register | Beat | AskMap | AskStatus | Administer | AskIsr | Drained | Switch | Elect
+class Skip(Wire, frozen=True, tag=38):
+    """An operator has the command `seq` of a frozen shard left out, `why` says the record for ever (rule R14)."""
+
+    actor: str
+    shard: str
+    seq: int
+    why: str
+
+
+CoordinatorInbound = Register | Beat | AskMap | AskStatus | Administer | AskIsr | Drained | Switch | Elect | Skip
 CoordinatorOutbound = (
     ShardMap | Registered | BeatSeen | ClusterStatus | Administered | ShardView | IsrAnswer | StepDown | Operated
 )

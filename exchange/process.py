@@ -32,6 +32,9 @@ EXIT_IO = 74
 EXIT_DEFECT = 70
 """Our own mistake was found while it could still do no harm (sysexits EX_SOFTWARE)."""
 
+EXIT_POISON = 76
+"""The engine failed on a journalled record, which is noted: the next start stands still before it."""
+
 EXIT_RESTART = 75
 """Nothing is wrong, but only a new start leads on: the supervisor gives one at once (sysexits EX_TEMPFAIL)."""
 

@@ -319,6 +319,8 @@ def _shard(link: ShardLink, cluster: m.ClusterStatus | None) -> dict[str, Any]:
         "unknown": link.stats.unknown,
         "not_executed": link.stats.not_executed,
         "flags": seen.flags if seen is not None else ["NO_FAILOVER"],
+        "frozen_seq": seen.frozen_seq if seen is not None else 0,
+        "skip": seen.skip if seen is not None else [],
         "in_sync": seen.isr if seen is not None else [],
         "nodes": {daemon.name: _node(daemon) for daemon in daemons},
     }

@@ -21,6 +21,7 @@ from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError, JournalError
 from exchange.failpoints import Point, reach
+from shard.core.poison import Poison
 
 STATE_FILE = "node.state"
 LOCK_WAIT_NS = 1 * NS_PER_S
@@ -37,7 +38,8 @@ class NodeState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `clean_seq`: the journal ended at this seq when the process stopped in good order. `suspect_seq`: a write or sync
     failed, and only what is at or below this seq is known to be on the disk. -1 = not so. `rebuilding`: the journal is
     just being replaced; whatever of it is there counts for nothing. `view_ver`: newest version of the shard's metadata
-    that was seen; a control store that is older has gone back in time.
+    that was seen; a control store that is older has gone back in time. `skip`: commands that are left out wherever the
+    log is executed, as the newest view said. `poison`: the record that ended the last process (rule R14).
     """
 
     shard: str
@@ -49,6 +51,8 @@ class NodeState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     suspect_seq: int = -1
     rebuilding: bool = False
     view_ver: int = 0
+    skip: tuple[int, ...] = ()
+    poison: Poison | None = None
 
 
 class NodeLock:

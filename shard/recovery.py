@@ -10,10 +10,11 @@ from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError, JournalError
 from exchange.limits import RING_FRAMES_MAX
 from exchange.process import Log
-from shard.core.engine import Engine, create_engine
-from shard.core.journal import START, Position, Segment, Tail, TailKind, consume
+from shard.brittle import create
+from shard.core.engine import Engine
+from shard.core.journal import START, Position, Segment, Tail, TailKind, consume, scan
 from shard.core.outcome import event_frame
-from shard.core.replay import Applied, Replay
+from shard.core.replay import Applied, Held, Replay
 from shard.core.ring import Ring
 from shard.core.snapshot import SnapshotHead
 from shard.journal_file import cut, open_segments, terms
@@ -43,7 +44,8 @@ def recover(
     """Read everything back and cut a torn tail.
 
     JournalError when something that was acknowledged is missing or damaged: nothing is cut then. ConfigError when what
-    is there does not fit `ceilings`. Cost: reading the snapshot, then applying what came after it.
+    is there does not fit `ceilings`. Poisoned when the engine fails on a record, Held when it did so before and would
+    again. Cost: reading the snapshot, then applying what came after it.
     """
     durable_seq = max([read_note(directory), state.clean_seq, *map(snapshot_seq, snapshot_paths(directory))], default=0)
     segments = open_segments(directory)
@@ -57,7 +59,14 @@ def recover(
             f"directory {directory} has journal {head.journal_uuid} of shard {head.shard}, "
             f"its node.state is that of {state.journal_uuid} of shard {state.shard}"
         )
-    replay = Replay(segments, _newest_snapshot(directory, log), reference=reference)
+    replay = Replay(
+        segments,
+        _newest_snapshot(directory, log),
+        reference=reference,
+        skip=state.skip,
+        poison=state.poison,
+        create=create,
+    )
     ring = Ring(after_seq=replay.position.seq, bytes_max=ring_bytes, frames_max=RING_FRAMES_MAX)
     progress = _Progress(log, replay.position.seq)
     records = replay.run(state.suspect_seq if state.suspect_seq >= 0 else None)
@@ -79,11 +88,23 @@ def recover(
     )
 
 
+def journal_end(directory: Path, state: NodeState, held: Held) -> Position:
+    """Where a journal ends of which replay went only as far as `held`."""
+    segments = open_segments(directory)
+    position = held.position
+    number = max(number for number, segment in enumerate(segments) if segment.head.base_seq <= position.seq)
+    for entry in scan(segments, number):
+        if 0 <= state.suspect_seq < entry.position.seq:
+            break
+        position = max(position, entry.position)
+    return position
+
+
 def _without_journal(
     directory: Path, durable_seq: int, ceilings: m.EngineConfig, *, reference: bool, log: Log
 ) -> tuple[Engine, Position]:
     """A fresh shard, or one that took its primary's snapshot and has written nothing since."""
-    engine = create_engine(ceilings, reference=reference)
+    engine = create(ceilings, reference=reference)
     found = _newest_snapshot(directory, log)
     position = found[0].position if found else START
     if position.seq < durable_seq:

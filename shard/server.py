@@ -2,11 +2,12 @@
 
 import os
 import signal
-import uuid
 from collections import deque
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from exchange import failpoints
 from exchange import messages as m
@@ -16,17 +17,20 @@ from exchange.errors import ConfigError, JournalError, WireError
 from exchange.failpoints import Point, reach
 from exchange.limits import NODE_BEAT_INTERVAL_NS, TICK_INTERVAL_NS
 from exchange.membership import Membership
-from exchange.process import EXIT_DEFECT, EXIT_IO, EXIT_RESTART, Daemon
+from exchange.process import EXIT_DEFECT, EXIT_IO, EXIT_POISON, EXIT_RESTART, Daemon
 from exchange.sockets import Dealer, Publisher, Router, Socket, Waiter, open_private_directory
 from exchange.wire import decode_coordinator_outbound
 from shard.bounded_log import BoundedLog
 from shard.core.engine import REFERENCE, engine_kind, native_available
-from shard.core.node import EPOCH_MAX, Files, Node, Ready, Role
-from shard.core.replay import Poisoned
+from shard.core.node import Files, Node, Ready, Role
+from shard.core.poison import Poisoned
+from shard.core.replay import Held
 from shard.core.replica import Replica
+from shard.enrolment import Enrolment, doubt
+from shard.held import HeldServer
 from shard.link import Link
-from shard.node_state import NodeLock, NodeState, SyncedNote, boot_id, load_state, new_state, save_state
-from shard.recovery import Recovered, recover
+from shard.node_state import NodeLock, NodeState, SyncedNote, load_state, new_state, save_state
+from shard.recovery import Recovered, journal_end, recover
 from shard.refill import Refill
 from shard.rejoin import rebuild
 from shard.snapshot_file import remove_temporaries
@@ -40,7 +44,6 @@ WAITING_LOG_NS = 5 * NS_PER_S
 LAST_WORDS_NS = 500 * NS_PER_MS
 """How long a primary that ends waits for its standby to acknowledge the last records."""
 LAST_WORDS_STEP_MS = 5
-INCARNATION_MAX = 1 << 62
 
 
 def serve(daemon: Daemon) -> int:
@@ -54,9 +57,6 @@ def serve(daemon: Daemon) -> int:
     lock = NodeLock(directory)
     try:
         return _serve(daemon, shards[daemon.name], directory)
-    except Poisoned as defect:
-        daemon.log.critical("the engine failed on a journalled record", error=str(defect))
-        return EXIT_DEFECT
     except OSError as fault:
         daemon.log.critical("input or output failed", error=str(fault))
         return EXIT_IO
@@ -79,23 +79,42 @@ def _serve(daemon: Daemon, shard: str, directory: Path) -> int:
     if state.suspect_seq >= 0:
         daemon.log.warning("a write failed before; taking only what was durable then", seq=state.suspect_seq)
     reference = _wants_reference(daemon)
-    recovered = recover(
-        directory,
-        state,
-        ceilings=daemon.config.engine_config(),
-        reference=reference,
-        ring_bytes=daemon.config.journal.ring_bytes,
-        log=daemon.log,
-    )
+    try:
+        recovered = recover(
+            directory,
+            state,
+            ceilings=daemon.config.engine_config(),
+            reference=reference,
+            ring_bytes=daemon.config.journal.ring_bytes,
+            log=daemon.log,
+        )
+    except Held as held:
+        return HeldServer(daemon, shard, directory, state, note, held, journal_end(directory, state, held)).run()
+    except Poisoned as defect:
+        daemon.log.critical("the engine failed on a journalled record at the start", error=str(defect))
+        save_state(directory, replace(state, poison=defect.noted(state.poison)))
+        return EXIT_POISON
+    if state.poison is not None and recovered.position.seq >= state.poison.last_seq:
+        state = replace(state, poison=None)
+        save_state(directory, state)
     server = Server(daemon, shard, directory, state, note, recovered)
     try:
-        return server.run()
+        return _run(server, daemon)
     except OSError as fault:
         # The kernel may have dropped what it could not write and call the next sync a success: never try again.
         server.storage.mark_suspect(fault)
         return EXIT_IO
     finally:
         server.close()
+
+
+def _run(server: "Server", daemon: Daemon) -> int:
+    try:
+        return server.run()
+    except Poisoned as defect:
+        daemon.log.critical("the engine failed on a journalled record", error=str(defect))
+        server.storage.mark_poisoned(defect)
+        return EXIT_POISON
 
 
 class Server:
@@ -108,16 +127,14 @@ class Server:
         self._log = daemon.log
         self._shard = shard
         self._name = daemon.name
-        self._session = uuid.uuid4().hex
-        # After a failed write or sync the tail behind suspect_seq is given up, as after a crash of the machine.
-        other_boot = state.boot_id not in ("", boot_id()) and state.clean_seq < 0
-        self._lossy = other_boot or state.suspect_seq >= 0
+        self._enrolment = Enrolment(config, shard, daemon.name, state)
+        endpoints = self._enrolment.endpoints
         self._ceilings = config.engine_config()
         self._durability = config.replication.durability
-        self._endpoints = {what: config.endpoint(f"{what}.{daemon.name}") for what in ("orders", "events", "replica")}
         replica = Replica(
             shard=shard, node=daemon.name, engine=recovered.engine, position=recovered.position, ring=recovered.ring
         )
+        replica.skip = state.skip
         paired = next(entry.replicas for entry in config.shards if entry.name == shard) > 1
         self._node = Node(
             replica,
@@ -157,10 +174,10 @@ class Server:
         self._to_control: list[bytes] = []
         self._membership = Membership(self._register(), self._stats, beat_interval_ns=NODE_BEAT_INTERVAL_NS)
         self._orders = Router()
-        self._orders.bind(self._endpoints["orders"])
+        self._orders.bind(endpoints["orders"])
         self._events = Publisher()
-        self._events.bind(self._endpoints["events"])
-        self._link = Link(daemon.name, self._endpoints["replica"])
+        self._events.bind(endpoints["events"])
+        self._link = Link(daemon.name, endpoints["replica"])
         self._control = Dealer(f"shard:{daemon.name}", hwm=1_000)
         self._control.connect(config.endpoint("control"))
         self._waiter = Waiter(self._orders, self._control, *self._link.sockets)
@@ -346,7 +363,7 @@ class Server:
     def _on_control(self, message: m.CoordinatorOutbound) -> None:
         node = self._node
         match message:
-            case m.Registered() if message.session == self._session and not message.refused:
+            case m.Registered() if message.session == self._enrolment.session and not message.refused:
                 if not self._accept(message):
                     return
             case m.ShardView() if message.shard == self._shard:
@@ -368,35 +385,20 @@ class Server:
 
     def _accept(self, registered: m.Registered) -> bool:
         """The coordinator's word on this process, when it can be true."""
+        why_not = doubt(registered, self.storage.state.promised_epoch)
+        if why_not:
+            self._notes.note(why_not, self._turn_ns)
+            return False
         epoch, incarnation = registered.epoch, registered.incarnation
-        if not (0 <= epoch <= EPOCH_MAX and 0 < incarnation <= INCARNATION_MAX):
-            self._notes.note(f"the coordinator registers incarnation {incarnation} in term {epoch}", self._turn_ns)
-            return False
-        promised = self.storage.state.promised_epoch
-        if epoch < promised:
-            behind = f"the coordinator is behind: it offers term {epoch}, term {promised} is promised"
-            self._notes.note(behind, self._turn_ns)
-            return False
         if incarnation != self._node.incarnation:
             self.storage.begin_session(epoch, incarnation)
         self._node.on_registered(epoch, incarnation)
         return True
 
     def _register(self) -> m.Register:
-        return m.Register(
-            role="shard",
-            name=self._name,
-            pid=os.getpid(),
-            uuid=self.storage.state.journal_uuid,
-            last_seq=self._node.replica.position.seq,
-            promised_epoch=self.storage.state.promised_epoch,
-            endpoints=self._endpoints,
-            shard=self._shard,
-            session=self._session,
-            last_epoch=self._node.last_term,
-            boot_id=boot_id(),
-            lossy=self._lossy,
-            view_ver=self.storage.state.view_ver,
+        node = self._node
+        return self._enrolment.message(
+            self.storage.state, last_epoch=node.last_term, last_seq=node.replica.position.seq
         )
 
     def _stats(self) -> tuple[bool, Mapping[str, Any]]:

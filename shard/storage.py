@@ -16,6 +16,7 @@ from exchange.process import Log
 from shard.background_sync import BackgroundSync
 from shard.core.journal import Position, SegmentHead
 from shard.core.node import Node, Role
+from shard.core.poison import Poisoned
 from shard.journal_file import JournalFile
 from shard.node_state import NodeState, SyncedNote, boot_id, save_state
 from shard.rejoin import cut_behind, rebuild
@@ -85,13 +86,15 @@ class Storage:
     # --- promises -----------------------------------------------------------------------------------------------
 
     def promise(self) -> None:
-        """Rule R1: durable before anything of this turn leaves."""
+        """Rule R1: durable before anything of this turn leaves or is executed; so is what is to be left out (R14)."""
         node = self._node
-        ver = node.view.ver if node.view is not None else 0
+        view = node.view
+        ver = view.ver if view is not None else 0
         if node.promise > self.state.promised_epoch or ver > self.state.view_ver:
             reach(Point.PROMISE_BEFORE)
             promised = max(node.promise, self.state.promised_epoch)
-            self._save(promised_epoch=promised, view_ver=max(ver, self.state.view_ver))
+            skip = self.state.skip if view is None else tuple(view.skip)
+            self._save(promised_epoch=promised, view_ver=max(ver, self.state.view_ver), skip=skip)
             self.trace.note("promise", promised)
             reach(Point.PROMISE_AFTER)
             self._log.info("view", ver=ver, epoch=node.promise, mode=node.mode)
@@ -196,6 +199,10 @@ class Storage:
             self._save(suspect_seq=seq)
         except OSError as again:
             self._log.critical("the mark could not be written either", error=str(again))
+
+    def mark_poisoned(self, defect: Poisoned) -> None:
+        """A record cannot be executed: the next start must not run into it again. OSError when the disk fails."""
+        self._save(poison=defect.noted(self.state.poison))
 
     def close(self) -> None:
         """End helpers; the journal is left as it is."""

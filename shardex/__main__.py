@@ -20,6 +20,7 @@ from shardex.commands import (
     load,
     logs,
     replay,
+    skip,
     status,
     switch,
     up,
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (demo, up, down, status, logs, switch, elect, engine, replay, load, check):
+for module in (demo, up, down, status, logs, switch, elect, skip, engine, replay, load, check):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 for group in (journal, keys, admin):
     app.add_typer(group.app)

@@ -1,5 +1,6 @@
 """Operators' commands through the coordinator: logged by the shards or kept in its store, so they survive restarts."""
 
+import getpass
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from shardex.launcher import attach
 ALL = "ALL"
 DONE = "done"
 """What a shard says when it has carried out a command; anything else is the reason why not."""
+ACTOR_MAX, WHY_MAX = 64, 256
 
 
 class AdministerError(ShardexError):
@@ -60,13 +62,28 @@ def elect(data: Path, shard: str, node: str, *, accept_loss: bool) -> m.ShardSta
         return _finish(control, shard, control.elect(shard, node, accept_loss=accept_loss))
 
 
+def skip(data: Path, shard: str, seq: int, *, why: str, actor: str | None) -> m.ShardStatus:
+    """Have a command of a frozen shard left out; returns how the shard stands then. AdministerError says why not.
+
+    `actor` None = the user of this process.
+    """
+    actor = getpass.getuser() if actor is None else actor
+    if not (0 < len(actor) <= ACTOR_MAX and actor.isascii() and actor.isprintable() and " " not in actor):
+        raise AdministerError(f"--actor must be 1 to {ACTOR_MAX} printable characters without space, not {actor!r}")
+    if not (why.strip() and len(why) <= WHY_MAX and why.isprintable()):
+        raise AdministerError(f"--why must be 1 to {WHY_MAX} printable characters, not {why!r}")
+    with Control(attach(data).config) as control:
+        return _finish(control, shard, control.skip(shard, seq, why=why, actor=actor))
+
+
 def show_shard(shard: m.ShardStatus, *, json: bool) -> None:
-    """Print who leads a shard now."""
+    """Print who leads a shard now, and what an operator had left out."""
     if json:
         print(msgspec.json.encode(msgspec.structs.asdict(shard)).decode())
     else:
         flags = f" ({', '.join(shard.flags)})" if shard.flags else ""
-        print(f"{shard.shard}: {shard.primary} leads term {shard.epoch}{flags}")
+        left_out = f", left out: seq {', '.join(map(str, shard.skip))}" if shard.skip else ""
+        print(f"{shard.shard}: {shard.primary or 'nobody'} leads term {shard.epoch}{flags}{left_out}")
 
 
 def _finish(control: Control, shard: str, refused: str) -> m.ShardStatus:

@@ -56,6 +56,10 @@ class Control:
         """Make a node the primary; returns why not, "" = it is done."""
         return self._ask(m.Elect(self.identity, shard, node, accept_loss), m.Operated, timeout_s).refused
 
+    def skip(self, shard: str, seq: int, *, why: str, actor: str, timeout_s: float = 5.0) -> str:
+        """Have a command of a frozen shard left out; returns why not, "" = it is recorded."""
+        return self._ask(m.Skip(actor, shard, seq, why), m.Operated, timeout_s).refused
+
     def _ask(self, question: msgspec.Struct, answer: type[A], timeout_s: float) -> A:
         self._socket.send(encode(question))
         deadline_ns = monotonic_ns() + int(timeout_s * NS_PER_S)

@@ -15,8 +15,9 @@ from exchange.errors import JournalError, WireError
 from exchange.wire import array_header, decode_commands
 from shard.core.engine import engine_kind
 from shard.core.journal import START, Entry, Position, Segment, Tail, TailKind, consume, scan
+from shard.core.poison import Poisoned
 from shard.core.record import decode_record
-from shard.core.replay import Applied, Poisoned, Replay
+from shard.core.replay import Applied, Replay
 from shard.core.snapshot import SnapshotHead
 from shard.journal_file import open_segments, segment_paths
 from shard.node_state import is_locked, load_state, read_note
@@ -135,9 +136,13 @@ def verify(directory: Path, progress: Progress) -> Verdict:
 
 
 def dump(directory: Path) -> Generator[dict[str, Any], None, tuple[State, str]]:
-    """Every record with its decoded commands, oldest first, as JSON-able objects; returns how the journal ended."""
+    """Every record with its decoded commands, oldest first, as JSON-able objects; returns how the journal ended.
+
+    A command that operators had left out says `skipped`.
+    """
     segments = _segments(directory)
     records = scan(segments)
+    skip = _left_out(directory)
     while True:
         try:
             entry = next(records)
@@ -151,7 +156,7 @@ def dump(directory: Path) -> Generator[dict[str, Any], None, tuple[State, str]]:
             "first_seq": entry.head.first_seq,
             "ts_ns": entry.head.ts_ns,
             "chain": f"{entry.position.chain:016x}",
-            "commands": list(_commands(entry)),
+            "commands": list(_commands(entry, skip)),
         }
 
 
@@ -163,7 +168,8 @@ def replay(directory: Path, *, reference: bool, progress: Progress) -> Replayed:
     live = is_locked(directory)
     segments = _segments(directory)
     stored = {head.position.seq: head.digest for head, _ in _good_snapshots(directory)}
-    run = Replay(segments, _starting_snapshot(directory, segments[0].head.base), reference=reference)
+    start = _starting_snapshot(directory, segments[0].head.base)
+    run = Replay(segments, start, reference=reference, skip=_left_out(directory))
     from_seq = run.position.seq
     comparisons: list[Comparison] = []
     counter = _Counter(directory, progress)
@@ -303,7 +309,13 @@ def _state(tail: Tail, *, live: bool) -> State:
             return State.CORRUPT
 
 
-def _commands(entry: Entry) -> Iterator[dict[str, Any]]:
+def _left_out(directory: Path) -> Sequence[int]:
+    """Commands that operators had left out, as this node was told."""
+    state = load_state(directory)
+    return state.skip if state is not None else ()
+
+
+def _commands(entry: Entry, skip: Sequence[int]) -> Iterator[dict[str, Any]]:
     _, payload = decode_record(entry.record)
     try:
         commands = decode_commands(array_header(entry.head.count) + payload)
@@ -311,7 +323,8 @@ def _commands(entry: Entry) -> Iterator[dict[str, Any]]:
         yield {"seq": entry.head.first_seq, "command": "undecodable", "detail": str(error)}
         return
     for seq, command in enumerate(commands, entry.head.first_seq):
-        yield {"seq": seq, "command": type(command).__name__, **msgspec.structs.asdict(command)}
+        left_out = {"skipped": True} if seq in skip else {}
+        yield {"seq": seq, "command": type(command).__name__, **msgspec.structs.asdict(command), **left_out}
 
 
 def _hexadecimal(digest: int) -> str:

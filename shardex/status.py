@@ -19,7 +19,10 @@ _COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red", "down"
 
 
 class ShardRow(msgspec.Struct, frozen=True):
-    """One shard as the coordinator has it recorded; empty while the coordinator is away."""
+    """One shard as the coordinator has it recorded; empty while the coordinator is away.
+
+    `frozen_seq` = the command that nobody can run, 0 = none; `skip` = those that operators had left out.
+    """
 
     shard: str
     primary: str
@@ -28,6 +31,8 @@ class ShardRow(msgspec.Struct, frozen=True):
     nodes: list[str]
     serving: bool
     flags: list[str]
+    frozen_seq: int
+    skip: list[int]
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -79,7 +84,10 @@ def collect(running: Running) -> Report:
             seen = control.status()
         health, map_version = seen.health, seen.map_version
         daemons = {daemon.name: daemon for daemon in seen.daemons}
-        shards = [ShardRow(s.shard, s.primary, s.epoch, s.isr, s.nodes, s.serving, s.flags) for s in seen.shards]
+        shards = [
+            ShardRow(s.shard, s.primary, s.epoch, s.isr, s.nodes, s.serving, s.flags, s.frozen_seq, s.skip)
+            for s in seen.shards
+        ]
     except Unavailable:
         health, map_version, daemons, shards = "degraded", 0, {}, []
     rows = []
@@ -178,7 +186,11 @@ def _alarms(report: Report) -> dict[str, str]:
     """Flags by shard, without those that a shard of one node always has."""
     usual = ("SOLO", "NO_FAILOVER")
     flags = {
-        shard.shard: [flag for flag in shard.flags if len(shard.nodes) > 1 or flag not in usual]
+        shard.shard: [
+            f"{flag} at seq {shard.frozen_seq}" if flag == "FROZEN" else flag
+            for flag in shard.flags
+            if len(shard.nodes) > 1 or flag not in usual
+        ]
         for shard in report.shards
     }
     return {shard: ", ".join(shown) for shard, shown in flags.items() if shown}

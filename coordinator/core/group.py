@@ -13,6 +13,9 @@ A change takes a record and gives the next one, or raises Denied with a sentence
         In the mode `replicated` that is not so when the machine crashed (`lossy`): others of the set come first, and an
         only member is *weighed*: nobody leads until both logs are known, for the other node may have what was not yet
         synced here; the greater leads, and `unclean` says that something may be missing.
+    R14 A node that cannot run a command of its log neither leads nor follows. If it would have to lead, nobody does:
+        the group is frozen at that command, until an operator has it left out, or a member that can run it comes back.
+        Only then is anything left out, so that no member of the set has ever run what the others skip.
     The set is never empty once somebody led, the primary is in it, and terms only grow.
 """
 
@@ -27,6 +30,8 @@ Session = tuple[str, int]
 """(node, incarnation): one uptime of one node."""
 
 NOBODY: Session = ("", 0)
+SKIPS_MAX = 256
+"""Commands of one shard that operators may have left out."""
 
 Log = tuple[int, int]
 """(term of the last record, last seq): of two logs the greater one has every acknowledged record of the other."""
@@ -37,13 +42,25 @@ class Denied(Exception):
 
 
 class Node(Struct, frozen=True, array_like=True):
-    """A node as it registered last. `session_uuid` is new with every process, `journal_uuid` with every journal."""
+    """A node as it registered last. `session_uuid` is new with every process, `journal_uuid` with every journal.
+
+    `poisoned_seq` = the command that it cannot run, 0 = none.
+    """
 
     incarnation: int
     journal_uuid: str
     session_uuid: str
     pid: int
     endpoints: dict[str, str]
+    poisoned_seq: int = 0
+
+
+class Skipped(Struct, frozen=True, array_like=True):
+    """A command that is left out, who wanted that, and why."""
+
+    seq: int
+    actor: str
+    why: str
 
 
 class Group(Struct, frozen=True, array_like=True):
@@ -51,6 +68,7 @@ class Group(Struct, frozen=True, array_like=True):
 
     `weighing` = nobody leads (`primary` is NOBODY) until logs were compared. `failovers_ns` = when it lately changed
     hands without an operator, by the machine's monotonic clock; `flapping` = too often, only an operator moves it now.
+    `frozen_seq` = nobody leads, for who would have to died of this command; 0 = not so. `skip` in ascending order.
     """
 
     epoch: int = 0
@@ -62,11 +80,17 @@ class Group(Struct, frozen=True, array_like=True):
     weighing: bool = False
     failovers_ns: tuple[int, ...] = ()
     flapping: bool = False
+    frozen_seq: int = 0
+    skip: tuple[Skipped, ...] = ()
 
     def current(self, node: str) -> Session:
         """The node's present session; NOBODY when it never registered."""
         known = self.nodes.get(node)
         return (node, known.incarnation) if known else NOBODY
+
+    def can_run(self, session: Session) -> bool:
+        """The session is its node's present one, and can run everything that its log holds."""
+        return self.current(session[0]) == session != NOBODY and not self.nodes[session[0]].poisoned_seq
 
 
 Alive = Callable[[Session], bool]
@@ -75,8 +99,9 @@ Alive = Callable[[Session], bool]
 def check(group: Group) -> None:
     """The laws that can be seen in one record. AssertionError = our own defect."""
     assert bool(group.epoch) == bool(group.isr), "somebody leads exactly when the set is not empty"
-    assert group.weighing or not group.isr or group.primary in group.isr, "the primary is in the set"
-    assert not group.weighing or group.primary == NOBODY, "nobody leads while logs are compared"
+    leaderless = group.weighing or group.frozen_seq > 0
+    assert leaderless or not group.isr or group.primary in group.isr, "the primary is in the set"
+    assert not leaderless or group.primary == NOBODY, "nobody leads while logs are compared, or past a poison command"
     assert len({node: None for node, _ in group.isr}) == len(group.isr), "one session a node"
 
 
@@ -93,7 +118,7 @@ def register(
     `relaxed` = the mode `replicated`; `lossy` = as in Register.
     """
     leads, living, old = would_lead(group, name, alive), _living(group, name, alive), group.current(name)
-    was_primary, was_member = group.primary == old, old in group.isr
+    was_primary, was_member = group.primary == old != NOBODY, old in group.isr
     session = (name, node.incarnation)
     others = tuple(member for member in group.isr if member != old)
     group = replace(group, nodes={**group.nodes, name: node})
@@ -105,6 +130,8 @@ def register(
     if not leads:
         changed = replace(group, isr=others)
         changed = _lead(changed, living[0]) if was_primary else changed
+    elif node.poisoned_seq:
+        changed = _freeze(group, frozen((session, *others))) if was_member else group
     elif group.weighing or (lossy and not others and len(group.nodes) > 1):
         changed = replace(group, primary=NOBODY, isr=(session,), weighing=True)
     elif lossy and others:
@@ -178,14 +205,14 @@ def fail_over(group: Group, alive: Alive, *, rules: Rules = ALL) -> Group:
     """The primary is gone: the first member of the set that is alive leads the next term (R5)."""
     electable = group.isr if rules.promote_from_set else tuple(map(group.current, group.nodes))
     for member in electable:
-        if member != group.primary and group.current(member[0]) == member and alive(member):
+        if member != group.primary and group.can_run(member) and alive(member):
             return _lead(group, member)
     raise Denied(f"nobody else in the in-sync set is alive: {', '.join(node for node, _ in group.isr)}")
 
 
 def promote(group: Group, member: Session) -> Group:
     """`member` of the set leads the next term, alone until others have joined it."""
-    if member not in group.isr or group.current(member[0]) != member:
+    if member not in group.isr or not group.can_run(member):
         raise Denied(f"{member[0]} is not in the in-sync set")
     return _lead(group, member)
 
@@ -199,7 +226,23 @@ def weigh(group: Group, logs: Mapping[Session, Log]) -> Group:
     if not group.weighing or any(session not in logs for session in sessions):
         return group
     best = max(sessions, key=lambda session: (logs[session], session in group.isr))
+    if not group.can_run(best):
+        return replace(_freeze(group, (best,)), unclean=True)
     return replace(_lead(group, best), unclean=True)
+
+
+def skip(group: Group, seq: int, *, actor: str, why: str) -> Group:
+    """An operator has a command left out, for ever. Only of a frozen group, and only the one that froze it."""
+    if seq in [known.seq for known in group.skip]:
+        raise Denied(f"seq {seq} is left out already")
+    if not group.frozen_seq:
+        raise Denied("it is not frozen: nothing may be left out that a node may have run")
+    if seq != group.frozen_seq:
+        raise Denied(f"it is frozen at seq {group.frozen_seq}, not at {seq}")
+    if len(group.skip) >= SKIPS_MAX:
+        raise Denied(f"{len(group.skip)} commands are left out already, at most {SKIPS_MAX}")
+    listed = sorted((*group.skip, Skipped(seq, actor, why)), key=lambda skipped: skipped.seq)
+    return replace(group, skip=tuple(listed))
 
 
 def elect(group: Group, name: str, *, accept_loss: bool) -> Group:
@@ -207,6 +250,8 @@ def elect(group: Group, name: str, *, accept_loss: bool) -> Group:
     member = group.current(name)
     if member == NOBODY:
         raise Denied(f"{name} has never registered")
+    if not group.can_run(member):
+        raise Denied(f"{name} cannot run seq {group.nodes[name].poisoned_seq} of its log")
     if member in group.isr and not group.weighing:
         return promote(group, member)
     if not accept_loss:
@@ -221,13 +266,19 @@ def frozen(isr: tuple[Session, ...]) -> tuple[Session, ...]:
 
 
 def _living(group: Group, name: str, alive: Alive) -> list[Session]:
-    """Members of the set on other nodes whose session has not ended."""
-    return [
-        member for member in group.isr if member[0] != name and group.current(member[0]) == member and alive(member)
-    ]
+    """Members of the set on other nodes whose session has not ended, and that could lead."""
+    return [member for member in group.isr if member[0] != name and group.can_run(member) and alive(member)]
 
 
 def _lead(group: Group, member: Session) -> Group:
-    changed = replace(group, epoch=group.epoch + 1, primary=member, isr=(member,), weighing=False)
+    changed = replace(group, epoch=group.epoch + 1, primary=member, isr=(member,), weighing=False, frozen_seq=0)
+    check(changed)
+    return changed
+
+
+def _freeze(group: Group, isr: tuple[Session, ...]) -> Group:
+    """Nobody leads: who would have to cannot run a command. Of several the last one counts: it has the longer log."""
+    seqs = [group.nodes[node].poisoned_seq for node, incarnation in isr if group.current(node) == (node, incarnation)]
+    changed = replace(group, primary=NOBODY, isr=isr, weighing=False, frozen_seq=max(seqs))
     check(changed)
     return changed

@@ -102,12 +102,15 @@ class Leadership:
         group = self.group
         members = [self._member(group.current(node)) for node in sorted(group.nodes)]
         isr = [self._member(session) for session in group.isr]
-        return m.ShardView(self.shard, self.ver, group.epoch, self._member(group.primary), isr, members)
+        skip = [skipped.seq for skipped in group.skip]
+        return m.ShardView(self.shard, self.ver, group.epoch, self._member(group.primary), isr, members, skip)
 
     @property
     def well(self) -> bool:
         """There are as many copies as there should be, and failures are dealt with."""
-        return len(self.group.isr) >= len(self.nodes) and not self.group.flapping and not self._behind
+        group = self.group
+        troubled = group.flapping or group.frozen_seq or self._behind
+        return len(group.isr) >= len(self.nodes) and not troubled
 
     def status(self, now_ns: int) -> m.ShardStatus:
         """What operators see."""
@@ -115,11 +118,12 @@ class Leadership:
         heirs = self._suspicion.heirs(group, now_ns)
         flags = {
             "SOLO": len(group.isr) == 1,
-            "NO_FAILOVER": bool(group.epoch) and (not heirs or group.flapping or self._behind),
+            "NO_FAILOVER": bool(group.epoch) and (not heirs or group.flapping or group.frozen_seq > 0 or self._behind),
             "FLAPPING": group.flapping,
             "UNCLEAN": group.unclean,
             "METADATA_BEHIND": self._behind,
             "LOGS_AWAITED": group.weighing,
+            "FROZEN": group.frozen_seq > 0,
         }
         return m.ShardStatus(
             self.shard,
@@ -130,6 +134,8 @@ class Leadership:
             self.nodes,
             self.serving,
             [flag for flag, shown in flags.items() if shown],
+            group.frozen_seq,
+            [skipped.seq for skipped in group.skip],
         )
 
     # --- cues: nodes ------------------------------------------------------------------------------------------------
@@ -178,7 +184,8 @@ class Leadership:
         known = self.group.nodes.get(message.name)
         if known is not None:
             self._ended = [*self._ended[1 - ENDED_SESSIONS_MAX :], known.session_uuid]
-        node = Node(incarnation, message.uuid, message.session, message.pid, dict(message.endpoints))
+        endpoints = dict(message.endpoints)
+        node = Node(incarnation, message.uuid, message.session, message.pid, endpoints, message.poisoned_seq)
         before = self.group
         changed = groups.register(
             before,
@@ -189,7 +196,11 @@ class Leadership:
             relaxed=self._policy.relaxed,
             rules=self._rules,
         )
-        if before.primary[0] not in ("", changed.primary[0]):
+        if message.poisoned_seq:
+            self._outbox.note(f"{self.shard}: {message.name} died of seq {message.poisoned_seq} and is held before it")
+        if changed.frozen_seq and changed.frozen_seq != before.frozen_seq:
+            self._outbox.note(f"{self.shard}: FROZEN: nobody who could lead can run seq {changed.frozen_seq}")
+        if changed.primary != NOBODY and before.primary[0] not in ("", changed.primary[0]):
             changed = replace(changed, failovers_ns=(*self._recent(now_ns), now_ns))
             self._outbox.note(f"{self.shard}: {message.name} starts again, {changed.primary[0]} leads {changed.epoch}")
         self._keep(changed)
@@ -303,6 +314,18 @@ class Leadership:
         how = "acknowledged orders may be lost: UNCLEAN" if outside else "from the in-sync set"
         self._outbox.note(f"{self.shard}: {message.actor} made {message.node} the primary, {how}")
         self._keep(replace(changed, failovers_ns=(), flapping=False))
+        self._answer(peer, "")
+
+    def on_skip(self, peer: bytes, message: m.Skip) -> None:
+        """An operator has a command left out that nobody can run."""
+        try:
+            self._undisturbed()
+            changed = groups.skip(self.group, message.seq, actor=message.actor, why=message.why)
+        except Denied as why:
+            self._answer(peer, f"shard {self.shard}: {why}")
+            return
+        self._outbox.note(f"{self.shard}: {message.actor} has seq {message.seq} left out: {message.why}")
+        self._keep(changed)
         self._answer(peer, "")
 
     # --- cues: time -------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ EPOCH_MAX = 2**32 - 1
 PID_MAX = 2**31 - 1
 _VER_MAX = 2**63 - 1
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
+_ACTOR = re.compile(r"[!-~]{1,64}")
+_WHY = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
 _UUID = re.compile(r"[0-9a-zA-Z-]{1,64}")
 _ENDPOINT = re.compile(r"(ipc|tcp|http|ws)://[^\x00-\x1f\x7f]{1,200}")
 _SOCKET = re.compile(r"ipc:///[^\x00-\x1f\x7f]{1,99}|tcp://[0-9A-Za-z.-]{1,100}:[0-9]{1,5}")
@@ -32,6 +34,13 @@ def check_operator(peer: bytes) -> None:
     """WireError when `peer` is no operator."""
     if not peer.startswith(f"{OPERATOR}:".encode()):
         raise WireError(f"peer {peer[:80]!r} may not do what operators do, only {OPERATOR}:* may")
+
+
+def check_note(message: m.Skip) -> None:
+    """WireError when what is to be kept for ever of an operator's decision is out of bounds."""
+    if not (_ACTOR.fullmatch(message.actor) and _WHY.fullmatch(message.why)):
+        bounds = f"actor must match {_ACTOR.pattern}, why {_WHY.pattern}"
+        raise WireError(f"{bounds}; they are {message.actor[:80]!r} and {message.why[:80]!r}")
 
 
 def refusal(message: m.Register, shards: Mapping[str, list[str]]) -> str:
@@ -62,7 +71,13 @@ def _node_refusal(subject: str, message: m.Register, shards: Mapping[str, list[s
         endpoint = message.endpoints.get(what, "")
         if not _SOCKET.fullmatch(endpoint):
             return f"{subject}: endpoint {what!r} must match {_SOCKET.pattern}, it is {endpoint[:80]!r}"
-    bounds = {"promised_epoch": EPOCH_MAX, "last_epoch": EPOCH_MAX, "last_seq": _VER_MAX, "view_ver": _VER_MAX}
+    bounds = {
+        "promised_epoch": EPOCH_MAX,
+        "last_epoch": EPOCH_MAX,
+        "last_seq": _VER_MAX,
+        "view_ver": _VER_MAX,
+        "poisoned_seq": _VER_MAX,
+    }
     for what, bound in bounds.items():
         value = getattr(message, what)
         if not 0 <= value <= bound:

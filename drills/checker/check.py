@@ -134,7 +134,9 @@ class _Check:
     def _walk(self, shard: str, of: _Shard) -> None:
         """Apply the committed log once, with every observer."""
         report, coverage, line = self.report, self.report.coverage, of.line
-        walk = Walk(line, of.logs, self._create)
+        group = self._metadata.newest(shard)
+        skip = [skipped.seq for skipped in group.skip] if group is not None else []
+        walk = Walk(line, of.logs, self._create, skip)
         answers = Answers(shard, self._calls, of.instruments, walk.start_seq)
         snapshots = Snapshots(shard, line, of.logs, self._create)
         self._once.on_shard(shard)
@@ -154,6 +156,8 @@ class _Check:
         for observer in observers:
             report.add(observer.findings(walk))
         coverage.commands += walk.end_seq - walk.start_seq
+        if skip:
+            report.notes.append(f"shard {shard}: operators had seq {', '.join(map(str, skip))} left out")
         coverage.answers += answers.checked
         coverage.unchecked_answers += answers.unchecked
         coverage.snapshots += snapshots.compared

@@ -172,7 +172,7 @@ class Snapshots:
 
     def on_step(self, step: Step) -> None:
         for _, engine in self._shadows:
-            engine.apply(step.record.record)
+            engine.apply(step.executed)
         for snapshot in self._at.get(step.record.head.last_seq, ()):
             self.compared += 1
             digest = step.engine.digest()

@@ -12,6 +12,7 @@ from exchange.errors import JournalError
 from exchange.wire import array_header, decode_commands, decode_frame, decode_replies
 from shard.core.engine import Engine
 from shard.core.outcome import decode_outcome
+from shard.core.poison import without
 from shard.core.record import HEAD_BYTES
 from shard.snapshot_file import load_snapshot
 
@@ -19,7 +20,8 @@ Create = Callable[[m.EngineConfig], Engine]
 
 
 class Step(NamedTuple):
-    """One record and all that replay says of it. `raw` = the replies as the shard sends them."""
+    """One record and all that replay says of it. `raw` = the replies as the shard sends them, `executed` = the record
+    as the engine ran it, without what operators had left out."""
 
     fragment: Fragment
     record: Record
@@ -29,6 +31,7 @@ class Step(NamedTuple):
     frame: m.EventFrame
     frame_bytes: bytes
     engine: Engine
+    executed: bytes
 
 
 class Observer(Protocol):
@@ -44,9 +47,10 @@ class Observer(Protocol):
 class Walk:
     """One line from its beginning, or from the oldest snapshot that it reaches. `end_seq` = how far it came."""
 
-    def __init__(self, line: Line, logs: Sequence[NodeLog], create: Create) -> None:
-        """JournalError when nothing says what was before the line."""
+    def __init__(self, line: Line, logs: Sequence[NodeLog], create: Create, skip: Sequence[int] = ()) -> None:
+        """JournalError when nothing says what was before the line. `skip` = commands that operators had left out."""
         self.line = line
+        self._skip = skip
         self.start: Snapshot | None = None
         if line.base_seq:
             usable = [snapshot for log in logs for snapshot in log.snapshots if _is_on(snapshot, line)]
@@ -72,8 +76,9 @@ class Walk:
             if record.head.last_seq <= self.start_seq:
                 continue
             engine = self._under(fragment.head.ceilings)
+            executed = without(record.record, self._skip)
             try:
-                outcome = engine.apply(record.record)
+                outcome = engine.apply(executed)
             except BaseException as fault:  # a panic of the native engine is no Exception
                 if isinstance(fault, KeyboardInterrupt | SystemExit | GeneratorExit):
                     raise
@@ -92,6 +97,7 @@ class Walk:
                 decode_frame(frame),
                 frame,
                 engine,
+                executed,
             )
 
     def _under(self, ceilings: m.EngineConfig) -> Engine:

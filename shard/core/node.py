@@ -247,6 +247,7 @@ class Node:
             return
         self.promise = max(self.promise, view.epoch)
         self.view = view
+        self.replica.skip = view.skip
         if (view.primary.node, view.primary.incarnation) == (self._copy.node, self.incarnation):
             if view.epoch > self._led_epoch:
                 self._lead(view)

@@ -23,7 +23,7 @@ Laws
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple, assert_never
 
@@ -41,8 +41,8 @@ from exchange.wire import array_body_offset, array_header, decode_replies, decod
 from shard.core.engine import Engine
 from shard.core.journal import Position
 from shard.core.outcome import event_frame, reply_range, trade_count
+from shard.core.poison import apply
 from shard.core.record import chain_after, encode_batch
-from shard.core.replay import apply
 from shard.core.ring import Ring
 
 COORDINATOR = b"coordinator"
@@ -98,7 +98,7 @@ class Replica:
     """Single-threaded; no method blocks.
 
     `position` is where the journal stands, counting written records; everything up to `committed_seq` was released, 0 =
-    nothing is known yet; `trades` = how many this process has committed.
+    nothing is known yet; `trades` = how many this process has committed; commands of `skip` are left out (R14).
     """
 
     def __init__(self, *, shard: str, node: str, engine: Engine, position: Position, ring: Ring) -> None:
@@ -108,6 +108,7 @@ class Replica:
         self.phase = Phase.WAITING
         self.committed_seq = 0
         self.trades = 0
+        self.skip: Sequence[int] = ()
         self._shard = shard
         self._node = node
         self._epoch = position.epoch
@@ -230,7 +231,7 @@ class Replica:
         """The record of `form` lies in the journal: execute it. Poisoned when the engine fails."""
         flight = self._flight
         assert flight is not None, "on_written answers a record"
-        outcome = apply(self.engine, flight.record, flight.after)
+        outcome = apply(self.engine, flight.record, self.skip)
         self._flight = None
         self.position = flight.after
         self._doubt.append(_Doubt(flight, outcome))
@@ -238,7 +239,7 @@ class Replica:
     def on_replicated(self, record: bytes, after: Position) -> None:
         """A record of the primary that follows `position` lies in the journal: execute it. Poisoned as above."""
         assert self.phase is Phase.WAITING, "who leads makes its own records"
-        outcome = apply(self.engine, record, after)
+        outcome = apply(self.engine, record, self.skip)
         self._doubt.append(_Doubt(_Flight(record, self.position.seq + 1, after, 0, [], 0), outcome))
         self.position = after
 
@@ -380,6 +381,12 @@ class Replica:
                 body = payload[array_body_offset(payload) :]
             except (ValueError, WireError) as fault:
                 self._refuse(peer, number, "MALFORMED", str(fault))
+                return
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as fault:  # our own defect (a panic is no Exception), and nothing was changed by it
+                self._notes.append(f"batch {number} of {peer!r} could not be checked: {fault!r}")
+                self._refuse(peer, number, "MALFORMED", "the engine failed to check it")
                 return
             if count != header.count or not 1 <= count <= BATCH_COMMANDS_MAX:
                 detail = (

@@ -8,6 +8,7 @@ from coordinator.core.leadership import SWITCH_WITHIN_NS, Policy
 from coordinator.core.suspicion import SLOW_FOR_NS
 from exchange import messages as m
 from exchange.domain import NS_PER_MS, NS_PER_S
+from exchange.errors import WireError
 from exchange.limits import BEAT_SUSPECT_NS
 from tests.coordinator.world import A0, B0, CLI, TICK_NS, Told, World, registration, said
 
@@ -476,3 +477,59 @@ def test_a_node_outside_a_restored_set_says_that_the_store_is_old(world: World) 
     assert "METADATA_BEHIND" in world.status("s0").flags
     assert world.register(A0, session="second", promised_epoch=1).refused.startswith("METADATA_BEHIND")
     assert world.group("s0").epoch == 1
+
+
+# --- a command that nobody can run (R14) ------------------------------------------------------------------------------
+
+
+def test_a_shard_whose_nodes_all_died_of_one_command_is_frozen_until_an_operator_speaks(world: World) -> None:
+    world.gone("s0-a")
+    assert leader(world) == ("s0-b", 2, ["s0-b"])
+    world.gone("s0-b")
+    world.register(A0, session="again-a", promised_epoch=1, poisoned_seq=41)
+    world.register(B0, session="again-b", promised_epoch=2, poisoned_seq=44)
+    assert leader(world) == ("", 2, ["s0-b"])
+    status = world.status("s0")
+    assert (status.flags, status.frozen_seq, status.serving) == (["SOLO", "NO_FAILOVER", "FROZEN"], 44, False)
+    assert world.notes[-1] == "s0: FROZEN: nobody who could lead can run seq 44"
+    failovers = world.group("s0").failovers_ns
+    world.pass_time(2 * NS_PER_S, A0, B0)
+    assert (leader(world), world.group("s0").failovers_ns) == (("", 2, ["s0-b"]), failovers)
+
+    world.start()
+    assert world.status("s0").frozen_seq == 44
+    world.beat(A0)
+    world.beat(B0)
+    assert operated(world.say(CLI, m.Skip("ann", "s0", 41, "why"))) == ["shard s0: it is frozen at seq 44, not at 41"]
+    told = world.say(CLI, m.Skip("ann", "s0", 44, "kills the engine"))
+    assert operated(told) == [""]
+    assert [view.skip for view in said(told, m.ShardView)] == [[44], [44]]
+    assert world.notes[-1] == "s0: ann has seq 44 left out: kills the engine"
+
+    world.up(B0, session="third-b", promised_epoch=2)
+    assert leader(world) == ("s0-b", 3, ["s0-b"])
+    status = world.status("s0")
+    assert (status.flags, status.frozen_seq, status.skip) == (["SOLO", "NO_FAILOVER"], 0, [44])
+
+
+def test_one_node_that_died_of_a_command_leaves_the_other_alone(world: World) -> None:
+    world.gone("s0-b")
+    world.register(B0, session="again", poisoned_seq=41)
+    world.beat(B0, ready=False, role="held", poisoned_seq=41)
+    assert leader(world) == ("s0-a", 1, ["s0-a"])
+    assert "FROZEN" not in world.status("s0").flags
+    assert operated(world.say(CLI, m.Switch("me", "s0"))) == ["shard s0: no standby is alive and in sync, only s0-a"]
+    assert operated(world.say(CLI, m.Skip("ann", "s0", 41, "why"))) == [
+        "shard s0: it is not frozen: nothing may be left out that a node may have run"
+    ]
+
+
+@pytest.mark.parametrize(("actor", "why"), [("a b", "why"), ("", "why"), ("ann", ""), ("ann", "a\nb")])
+def test_an_operator_says_who_and_why(world: World, actor: str, why: str) -> None:
+    with pytest.raises(WireError, match="actor must match"):
+        world.say(CLI, m.Skip(actor, "s0", 1, why))
+
+
+def test_only_operators_have_commands_left_out(world: World) -> None:
+    with pytest.raises(WireError, match="may not do what operators do"):
+        world.say(A0, m.Skip("ann", "s0", 1, "why"))

@@ -5,13 +5,16 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from coordinator.core.group import (
     NOBODY,
+    SKIPS_MAX,
     Denied,
     Group,
     Node,
     Session,
+    Skipped,
     change_isr,
     check,
     elect,
@@ -19,6 +22,7 @@ from coordinator.core.group import (
     promote,
     refusal,
     register,
+    skip,
     weigh,
 )
 
@@ -219,3 +223,76 @@ def test_whatever_happens_the_laws_hold(steps: list[tuple[str, str, bool]]) -> N
             assert group.epoch > before.epoch
             known = [node for node, _ in before.isr]
             assert not known or group.primary[0] in known or group.unclean
+
+
+# --- R14: a command that nobody can run -------------------------------------------------------------------------------
+
+
+def held(incarnation: int, seq: int) -> Node:
+    return replace(node(incarnation), poisoned_seq=seq)
+
+
+def test_a_node_that_cannot_run_its_log_leads_nothing_while_another_can() -> None:
+    assert leads(register(paired(), "a", held(3, 7), EVERYBODY)) == (2, B2, (B2,))
+    assert leads(register(paired(), "b", held(4, 7), EVERYBODY)) == (1, A1, (A1,))
+
+
+def test_a_group_is_frozen_when_who_would_have_to_lead_cannot() -> None:
+    alone = register(ask(paired(), A1), "a", held(3, 7), EVERYBODY)
+    assert (leads(alone), alone.frozen_seq) == ((1, NOBODY, (A3,)), 7)
+    first = register(paired(), "b", held(4, 7), NO_ONE)
+    assert (leads(first), first.frozen_seq) == ((1, NOBODY, (A1, B4)), 7)
+    both = register(first, "a", held(3, 7), living(B4))
+    assert (leads(both), both.frozen_seq) == ((1, NOBODY, (A3, B4)), 7)
+    with pytest.raises(Denied, match="nobody else in the in-sync set is alive"):
+        fail_over(both, EVERYBODY)
+    with pytest.raises(Denied, match="a cannot run seq 7 of its log"):
+        elect(both, "a", accept_loss=True)
+
+
+def test_a_member_that_can_run_it_ends_the_frost() -> None:
+    frozen = register(paired(), "b", held(4, 7), NO_ONE)
+    thawed = register(frozen, "a", node(3), living(B4))
+    assert (leads(thawed), thawed.frozen_seq) == ((2, A3, (A3,)), 0)
+
+
+def test_of_two_that_died_of_different_commands_the_longer_log_counts() -> None:
+    group = register(register(paired(), "b", held(4, 9), NO_ONE), "a", held(3, 7), NO_ONE)
+    assert group.frozen_seq == 9
+
+
+def test_nobody_who_is_not_in_the_set_leads_a_frozen_group_and_operators_may_have_it_so() -> None:
+    frozen = register(ask(paired(), A1), "a", held(3, 7), EVERYBODY)
+    assert leads(register(frozen, "b", node(4), EVERYBODY)) == (1, NOBODY, (A3,))
+    assert leads(register(frozen, "c", node(5), EVERYBODY)) == (1, NOBODY, (A3,))
+    taken = elect(register(frozen, "b", node(4), EVERYBODY), "b", accept_loss=True)
+    assert (leads(taken), taken.frozen_seq, taken.unclean) == ((2, B4, (B4,)), 0, True)
+
+
+def test_only_the_command_that_froze_the_group_is_left_out_and_only_once() -> None:
+    frozen = register(ask(paired(), A1), "a", held(3, 7), EVERYBODY)
+    left_out = skip(frozen, 7, actor="ann", why="kills")
+    assert left_out.skip == (Skipped(7, "ann", "kills"),)
+    for group, seq, why in (
+        (paired(), 7, "it is not frozen"),
+        (frozen, 6, "it is frozen at seq 7, not at 6"),
+        (left_out, 7, "seq 7 is left out already"),
+    ):
+        with pytest.raises(Denied, match=why):
+            skip(group, seq, actor="ann", why="kills")
+    again = register(left_out, "a", node(6), EVERYBODY)
+    assert (leads(again), again.frozen_seq, again.skip) == ((2, ("a", 6), (("a", 6),)), 0, left_out.skip)
+
+
+def test_the_list_of_what_is_left_out_has_an_end() -> None:
+    full = replace(paired(), skip=tuple(Skipped(seq, "ann", "x") for seq in range(1, SKIPS_MAX + 1)))
+    frozen = register(ask(full, A1), "a", held(3, 999), EVERYBODY)
+    with pytest.raises(Denied, match="256 commands are left out already, at most 256"):
+        skip(frozen, 999, actor="ann", why="kills")
+
+
+def test_of_weighed_logs_the_greatest_may_be_one_that_nobody_can_run() -> None:
+    group = register(ask(paired(), A1), "a", node(3), EVERYBODY, lossy=True, relaxed=True)
+    group = register(group, "b", held(4, 8), EVERYBODY)
+    weighed = weigh(group, {A3: (1, 5), B4: (1, 9)})
+    assert (leads(weighed), weighed.frozen_seq, weighed.unclean) == ((1, NOBODY, (B4,)), 8, True)

@@ -10,7 +10,8 @@ from exchange import config as configuration
 from exchange import messages as m
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_MS, Side
-from exchange.process import EXIT_RESTART
+from exchange.failpoints import Point
+from exchange.process import EXIT_POISON, EXIT_RESTART
 from shard.core.journal import consume, scan
 from shard.journal_file import open_segment, open_segments, segment_paths, segment_seq
 from shard.rejoin import divergent_paths
@@ -29,6 +30,7 @@ class Pair(Place):
         super().__init__(root, replication=replication, replicas=2, **journal)
         self.lives: dict[str, subprocess.Popen[bytes]] = {}
         self.restarts: list[str] = []
+        self._brittle: dict[str, str] = {}
         self._gateways = 0
         self._silent_ns = 0
 
@@ -49,6 +51,10 @@ class Pair(Place):
         return B if self.primary == A else A
 
     def start(self, node: str, *, failpoint: str = "", launcher: list[str] | None = None) -> subprocess.Popen[bytes]:
+        """A failpoint strikes in one process, except for an engine that fails: that is so in every life of the node."""
+        if failpoint.startswith(Point.APPLY):
+            self._brittle[node] = failpoint
+        failpoint = failpoint or self._brittle.get(node, "")
         self.lives[node] = self.start_shard(launcher, node=node, failpoint=failpoint)
         return self.lives[node]
 
@@ -65,12 +71,16 @@ class Pair(Place):
     def until(self, found: Callable[[], T]) -> T:
         def found_or_restart() -> T:
             for node, process in list(self.lives.items()):
-                if process.poll() == EXIT_RESTART:
+                if process.poll() in (EXIT_RESTART, EXIT_POISON):
                     self.restarts.append(node)
                     self.start(node)
             return found()
 
         return super().until(found_or_restart)
+
+    def mend(self, node: str) -> None:
+        """From the next start on its engine runs everything."""
+        del self._brittle[node]
 
     def mode(self, node: str) -> str:
         """What a node says that it is."""

@@ -108,6 +108,10 @@ class Coordinator:
         to = next(member for member in self._view().isr if member.node != node)
         self.socket.send(f"shard:{node}".encode(), encode(m.StepDown("s0", self.group.epoch, to)))
 
+    def skip(self, seq: int) -> None:
+        """An operator has a command left out."""
+        self._keep(groups.skip(self.group, seq, actor="ops", why="a test"))
+
     def said(self, node: str) -> m.Beat | None:
         """The last heartbeat of a node's present session; None when there is none or it is dead."""
         session = self.group.current(node)
@@ -120,7 +124,10 @@ class Coordinator:
         known = self.group.nodes.get(message.name)
         if known is None or known.session_uuid != message.session:
             self.incarnation += 1
-            node = groups.Node(self.incarnation, message.uuid, message.session, message.pid, dict(message.endpoints))
+            endpoints = dict(message.endpoints)
+            node = groups.Node(
+                self.incarnation, message.uuid, message.session, message.pid, endpoints, message.poisoned_seq
+            )
             self.group = groups.register(self.group, message.name, node, self._alive)
             self._ver += 1
         _, incarnation = self.group.current(message.name)
@@ -165,7 +172,8 @@ class Coordinator:
         group = self.group
         isr = [self._member(session) for session in group.isr]
         members = [self._member(group.current(node)) for node in group.nodes]
-        return m.ShardView("s0", self._ver, group.epoch, self._member(group.primary), isr, members)
+        skip = [skipped.seq for skipped in group.skip]
+        return m.ShardView("s0", self._ver, group.epoch, self._member(group.primary), isr, members, skip)
 
     def _member(self, session: groups.Session) -> m.Member:
         known = self.group.nodes.get(session[0])
