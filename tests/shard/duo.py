@@ -16,8 +16,8 @@ from shard.core.engine import create_engine
 from shard.core.journal import START, advance
 from shard.core.node import Node, Ready
 from shard.core.outcome import event_frame
+from shard.core.poison import apply
 from shard.core.record import decode_head
-from shard.core.replay import apply
 from shard.core.replica import Replica
 from shard.core.ring import Ring
 from tests.shard.stage import BTC, CEILINGS, Stage
@@ -57,7 +57,7 @@ class Actor:
         position, terms = START, []
         for record in self.journal:
             position = advance(position, decode_head(record), record)
-            frame = event_frame(apply(self.engine, record, position))
+            frame = event_frame(apply(self.engine, record))
             ring.add(decode_head(record).first_seq, position.seq, frame)
             term = m.Term(position.epoch, position.seq, position.chain)
             terms[-1:] = [term] if terms and terms[-1].epoch == position.epoch else [*terms[-1:], term]

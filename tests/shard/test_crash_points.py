@@ -197,7 +197,7 @@ STORIES: dict[Point, Story] = {
 
 def test_every_point_has_its_story() -> None:
     others = [point for point in Point if point not in STORIES]
-    assert others == [Point.COORDINATOR_BEFORE_WRITE, Point.COORDINATOR_AFTER_WRITE]
+    assert others == [Point.APPLY, Point.COORDINATOR_BEFORE_WRITE, Point.COORDINATOR_AFTER_WRITE]
 
 
 @pytest.mark.parametrize("point", STORIES)

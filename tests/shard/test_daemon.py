@@ -12,7 +12,7 @@ import pytest
 
 from exchange import messages as m
 from exchange.domain import Side
-from exchange.process import EXIT_CONFIG, EXIT_DEFECT, EXIT_IO
+from exchange.process import EXIT_CONFIG, EXIT_IO, EXIT_POISON
 from exchange.sockets import Dealer
 from exchange.wire import decode_frame, decode_frames, encode
 from shard.core.journal import SEGMENT_HEAD_BYTES, Entry, consume, scan
@@ -156,7 +156,7 @@ def test_damage_to_what_was_acknowledged_stops_the_start(place: Place, place_of_
     assert verified(place).state is journal.State.CORRUPT
 
 
-def test_a_record_that_the_engine_cannot_execute_stops_the_start_as_our_own_mistake(place: Place) -> None:
+def test_a_record_that_the_engine_cannot_execute_is_run_into_once_and_then_waited_before(place: Place) -> None:
     process = place.serve()
     place.gateway().ask(order(1))
     place.kill(process)
@@ -175,8 +175,16 @@ def test_a_record_that_the_engine_cannot_execute_stops_the_start_as_our_own_mist
     with path.open("r+b") as file:
         file.seek(end)
         file.write(poison)
-    assert place.ended(place.start_shard()) == EXIT_DEFECT
-    assert f"record that ends at seq {last.seq + 1}" in place.log_text()
+    assert place.ended(place.start_shard()) == EXIT_POISON
+    seq = last.seq + 1
+    assert f"record of seq {seq} to {seq} in term {last.epoch}" in place.log_text()
+    coordinator = place.coordinator
+    assert coordinator is not None
+    held = place.start_shard()
+    place.until(lambda: coordinator.registered[-1].poisoned_seq == seq)
+    place.until(lambda: coordinator.beats[-1].stats["role"] == "held")
+    assert coordinator.group.frozen_seq == seq
+    assert place.stop(held) == 0
     assert path.read_bytes()[end : end + len(poison)] == poison
 
 

@@ -6,8 +6,8 @@ from exchange import messages as m
 from exchange.domain import Side
 from exchange.limits import BATCH_BYTES_MAX, INBOX_BATCHES_MAX, RECORD_COMMANDS_MAX
 from exchange.wire import decode_frame, encode
+from shard.core.poison import Poisoned
 from shard.core.record import HEAD_BYTES, decode_head
-from shard.core.replay import Poisoned
 from tests.shard.stage import BTC, ETH, Stage, commands_of, order
 
 
@@ -221,7 +221,7 @@ def test_a_record_that_kills_the_engine_is_never_acknowledged() -> None:
     stage.batch(order(1))
     record = stage.replica.form()
     stage.engine.apply(record)
-    with pytest.raises(Poisoned, match="record that ends at seq 3: ValueError"):
+    with pytest.raises(Poisoned, match="record of seq 3 to 3 in term 1: ValueError"):
         stage.replica.on_written()
     assert stage.said(stage.replica.ready()) == []
 
