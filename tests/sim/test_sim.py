@@ -29,7 +29,7 @@ def test_a_rule_that_is_switched_off_is_missed(mutant: Mutant) -> None:
 
 
 def test_equal_seeds_give_equal_stories() -> None:
-    for seed in (1, 2):
+    for seed in (0, 1, 2):  # the first one plays scripts
         assert run(seed) == run(seed)
 
 
