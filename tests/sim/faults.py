@@ -1,5 +1,6 @@
 """Makes the faults of a plan happen."""
 
+from coordinator.core.leadership import SWITCH_WITHIN_NS
 from exchange import messages as m
 from tests.sim.council import Council
 from tests.sim.entry import Client, Gateway
@@ -34,6 +35,7 @@ class Fate:
         self._clients = clients
         self._relaxed = relaxed
         self._hurt: dict[str, bool] = {}
+        self._handover = 0, 0
 
     def plan(self, faults: list[Fault]) -> None:
         for fault in faults:
@@ -132,6 +134,7 @@ class Fate:
                 for client in self._clients:
                     client.rest(fault.for_ns)
             case "switch":
+                self._handover = self._oracle.group.epoch, world.now_ns + SWITCH_WITHIN_NS
                 self._council.operate(m.Switch("ops", "s0"))
             case "elect":
                 self._council.operate(m.Elect("ops", "s0", shell.name, False))
@@ -188,10 +191,14 @@ class Fate:
         return not self._relaxed or not self._hurt.get(other.name)
 
     def _may_lose_all(self, other: Shell) -> bool:
-        """The other node is in sync, well and running, and nothing else is wrong."""
-        oracle = self._oracle
+        """The other node is in sync, well and running, nothing else is wrong, and it is not handing over to this one:
+        who has handed over is not in sync before it has joined again."""
+        oracle, now_ns = self._oracle, self._world.now_ns
+        epoch, until_ns = self._handover
         session, seq = oracle.group.current(other.name), oracle.committed_seq
         well = other.serving and not other.paused and other.doom is None and other.disk.broken_syncs == 0
         undisturbed = self._council.up and not self._council.doomed and not self._network.disturbed
+        stays = oracle.group.epoch != epoch or now_ns >= until_ns
+        in_sync = session in oracle.group.isr and session not in oracle.excused
         whole = other.disk.ends.get(seq) == oracle.committed[seq] and other.disk.durable_seq >= seq
-        return well and undisturbed and whole and session in oracle.group.isr and session not in oracle.excused
+        return well and undisturbed and stays and whole and in_sync
