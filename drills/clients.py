@@ -119,7 +119,9 @@ class Client:
         self._http: aiohttp.ClientSession | None = None
 
     async def run(self, gate: asyncio.Event) -> None:
-        """Send until cancelled; pauses while `gate` is closed."""
+        """Send until cancelled; pauses while `gate` is closed. Intervals are exponential: clients do not march in step,
+        which would leave gaps between answers that are nobody's outage.
+        """
         clock = asyncio.get_running_loop().time
         due_s = clock()
         while True:
@@ -133,7 +135,8 @@ class Client:
                 continue
             commands = self._commands()
             self._spawn(self._frame(commands))
-            due_s += self._interval_s * sum(isinstance(command, m.Submit) for command in commands)
+            entered = sum(isinstance(command, m.Submit) for command in commands)
+            due_s += self._interval_s * entered * self._dice.expovariate(1.0)
             await asyncio.sleep(max(0.0, due_s - clock()))
 
     async def settled(self) -> None:
