@@ -687,6 +687,13 @@ class StepDown(Wire, frozen=True, tag=33):
     to: Member
 
 
+class Ended(Wire, frozen=True, tag=47):
+    """A hint of the coordinator to a primary: the process of `member` has ended, its silence need not be awaited."""
+
+    shard: str
+    member: Member
+
+
 class Drained(Wire, frozen=True, tag=34):
     """The primary of `epoch` has stopped; `to` holds everything up to `seq` and may be promoted."""
 
@@ -731,7 +738,16 @@ class Skip(Wire, frozen=True, tag=38):
 
 CoordinatorInbound = Register | Beat | AskMap | AskStatus | Administer | AskIsr | Drained | Switch | Elect | Skip
 CoordinatorOutbound = (
-    ShardMap | Registered | BeatSeen | ClusterStatus | Administered | ShardView | IsrAnswer | StepDown | Operated
+    ShardMap
+    | Registered
+    | BeatSeen
+    | ClusterStatus
+    | Administered
+    | ShardView
+    | IsrAnswer
+    | StepDown
+    | Ended
+    | Operated
 )
 
 

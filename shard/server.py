@@ -372,6 +372,8 @@ class Server:
                 node.on_answer(message)
             case m.StepDown() if message.shard == self._shard:
                 node.on_step_down(message)
+            case m.Ended() if message.shard == self._shard:
+                node.on_ended(message)
             case _:
                 pass  # the membership's business, or another shard's
         self._to_control += self._membership.on_message(message, self._turn_ns)

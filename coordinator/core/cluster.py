@@ -128,7 +128,7 @@ class Cluster:
             self._outbox.note(f"{node}: its process has ended")
             for leadership in self._leaderships.values():
                 if node in leadership.nodes:
-                    leadership.on_gone(now_ns)
+                    leadership.on_gone(node, now_ns)
             self._publish()
 
     def on_tick(self, now_ns: int) -> None:

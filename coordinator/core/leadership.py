@@ -221,10 +221,14 @@ class Leadership:
         if seen_ver < self.ver:
             self._outbox.send(peer, self.view)
 
-    def on_gone(self, now_ns: int) -> None:
-        """The process of a node has ended; `Health` knows which."""
-        if self.group.epoch and not self._behind and self._suspicion.has_ended(self.group):
-            self._watch_primary(now_ns)
+    def on_gone(self, node: str, now_ns: int) -> None:
+        """The process of a node has ended; `Health` knows it."""
+        group = self.group
+        if group.primary[0] == node:
+            if not self._behind:
+                self._watch_primary(now_ns)
+        elif group.primary != NOBODY:
+            self._outbox.send(_peer(group.primary[0]), m.Ended(self.shard, self._member(group.current(node))))
 
     def on_ask(self, peer: bytes, message: m.AskIsr) -> None:
         """A primary asks for another in-sync set."""

@@ -108,6 +108,13 @@ class Leading:
         if session(standby) == session(request.to):
             self._stepping = StepDown(request, self._post.now_ns)
 
+    def on_ended(self, hint: m.Ended) -> None:
+        """A process has ended: when it is the one that is waited for, it is silent from now on."""
+        standby = self.insync.standby
+        if standby is not None and session(standby) == session(hint.member):
+            self.heard_ns = min(self.heard_ns, self._post.now_ns - self._shrink_ns - 1)
+            self.review()
+
     def on_tick(self) -> None:
         """Time passes."""
         if self._standing is not None and self._post.now_ns - self._beat_ns >= LINK_BEAT_NS:

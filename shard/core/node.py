@@ -269,6 +269,11 @@ class Node:
         if self._leading is not None:
             self._leading.on_step_down(request)
 
+    def on_ended(self, hint: m.Ended) -> None:
+        """The other node's process is known to have ended."""
+        if self._leading is not None:
+            self._leading.on_ended(hint)
+
     # --- cues: customers and time -------------------------------------------------------------------------------------
 
     def on_order(self, header: bytes, payload: bytes, peer: bytes, wall_ns: int) -> None:

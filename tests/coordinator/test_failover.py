@@ -226,6 +226,12 @@ def test_a_standby_that_lives_takes_over_from_a_primary_that_starts_again(world:
     assert leader(world) == ("s0-b", 2, ["s0-b"])
 
 
+def test_a_primary_hears_of_the_end_of_its_standby(world: World) -> None:
+    [told] = said(world.gone("s0-b"), m.Ended)
+    assert (told.shard, told.member.node, told.member.incarnation) == ("s0", "s0-b", 2)
+    assert leader(world) == ("s0-a", 1, ["s0-a", "s0-b"])
+
+
 @pytest.mark.parametrize("writes", [0, 1, 2])
 def test_a_crash_in_a_failover_ends_with_one_term_more(world: World, writes: int) -> None:
     """Killed after `writes` of the two writes of a failover, and having told nobody."""

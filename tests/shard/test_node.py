@@ -290,6 +290,17 @@ def test_replicated_mode_syncs_before_it_asks_to_be_alone_and_while_it_is() -> N
     assert duo.a.node.must_sync
 
 
+def test_nobody_waits_for_a_standby_whose_process_has_ended(duo: Duo) -> None:
+    duo.a.order(order(1))
+    duo.a.turn()
+    for another in (member("b", 1), member("c", 2)):
+        duo.a.node.on_ended(m.Ended("s0", another))
+    assert duo.a.pass_time(100) == []
+    duo.a.node.on_ended(m.Ended("s0", member("b", 2)))
+    assert duo.a.turn() == ["ask a at 3"]
+    assert duo.a.answer(True, view(4, 1, "a1", members="a1 b2")) == ["ann: NEW", "published 3-3"]
+
+
 def test_a_primary_that_cannot_commit_refuses_instead_of_keeping_people_waiting(duo: Duo) -> None:
     duo.a.order(order(1))
     duo.a.turn()

@@ -364,6 +364,8 @@ class Shell:
                 node.on_answer(message)
             case m.StepDown():
                 node.on_step_down(message)
+            case m.Ended():
+                node.on_ended(message)
 
     def _tick(self, life: int) -> None:
         if life != self.life or self.paused:
