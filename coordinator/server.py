@@ -149,7 +149,7 @@ class Coordinator:
         message = decode_coordinator_inbound(header)
         now_ns = monotonic_ns()
         match message:
-            case m.Beat() | m.AskMap() | m.AskIsr() | m.Drained() | m.Switch() | m.Elect() | m.Skip():
+            case m.Beat() | m.AskMap() | m.AskIsr() | m.Drained() | m.Switch() | m.Elect() | m.Skip() | m.Clock():
                 self._cluster.on_message(peer, message, now_ns)
                 self._perform()
             case m.Register():

@@ -82,7 +82,7 @@ class Membership:
                 return []
             case m.ClusterStatus() | m.Administered() | m.Operated():
                 return []
-            case m.ShardView() | m.IsrAnswer() | m.StepDown() | m.Ended():
+            case m.ShardView() | m.IsrAnswer() | m.StepDown() | m.Ended() | m.TakeClock():
                 return []  # a shard's own business
             case _:
                 assert_never(message)

@@ -593,8 +593,8 @@ class ShardStatus(Wire, frozen=True):
     Flags: SOLO = one copy only; NO_FAILOVER = nobody could take over now; FLAPPING = it changed hands too often, only
     an operator moves it now; UNCLEAN = acknowledged orders may have been given up once; METADATA_BEHIND = the control
     store went back in time, nothing is decided; LOGS_AWAITED = nobody leads until the nodes have shown their journals;
-    FROZEN = whoever could lead died of the command `frozen_seq`, and waits for an operator. `skip` = commands that
-    operators had left out.
+    FROZEN = whoever could lead died of the command `frozen_seq`, and waits for an operator; CLOCK = the wall clock of
+    a node is so far from log time that log time does not follow it. `skip` = commands that operators had left out.
     """
 
     shard: str
@@ -722,7 +722,7 @@ class Elect(Wire, frozen=True, tag=36):
 
 
 class Operated(Wire, frozen=True, tag=37):
-    """Answer to Switch, Elect and Skip: empty `refused` = it is done, and recorded."""
+    """Answer to Switch, Elect, Skip and Clock: empty `refused` = it is done, and recorded where it changes a record."""
 
     refused: str
 
@@ -736,7 +736,23 @@ class Skip(Wire, frozen=True, tag=38):
     why: str
 
 
-CoordinatorInbound = Register | Beat | AskMap | AskStatus | Administer | AskIsr | Drained | Switch | Elect | Skip
+class Clock(Wire, frozen=True, tag=39):
+    """An operator says that the wall clock of a shard's primary is right, whatever log time says (rule R15)."""
+
+    actor: str
+    shard: str
+
+
+class TakeClock(Wire, frozen=True, tag=50):
+    """The same to the primary of `epoch`."""
+
+    shard: str
+    epoch: int
+
+
+CoordinatorInbound = (
+    Register | Beat | AskMap | AskStatus | Administer | AskIsr | Drained | Switch | Elect | Skip | Clock
+)
 CoordinatorOutbound = (
     ShardMap
     | Registered
@@ -748,6 +764,7 @@ CoordinatorOutbound = (
     | StepDown
     | Ended
     | Operated
+    | TakeClock
 )
 
 

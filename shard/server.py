@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from exchange import failpoints
 from exchange import messages as m
-from exchange.clock import monotonic_ns, wall_ns
+from exchange.clock import monotonic_ns, uptime_ns, wall_ns
 from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ConfigError, JournalError, WireError
 from exchange.failpoints import Point, reach
@@ -191,6 +191,7 @@ class Server:
         while self._exit is None:
             readable = self._waiter.wait(self._patience_ms())
             self._turn_ns = monotonic_ns()
+            self._node.on_uptime(uptime_ns())
             if self._control in readable:
                 self._read_control()
             self._read_link(readable)
@@ -374,6 +375,8 @@ class Server:
                 node.on_step_down(message)
             case m.Ended() if message.shard == self._shard:
                 node.on_ended(message)
+            case m.TakeClock() if message.shard == self._shard:
+                node.on_take_clock(message)
             case _:
                 pass  # the membership's business, or another shard's
         self._to_control += self._membership.on_message(message, self._turn_ns)
@@ -419,6 +422,7 @@ class Server:
             "hears_primary_ms": self._silence_ms(),
             "durability": self._durability,
             "diverged": node.diverged,
+            "clock_off_ms": node.clock_off_ns(wall_ns()) // NS_PER_MS,
             "orders": orders,
             "orders_max": self._ceilings.orders_max,
             "pool_use_percent": 100 * orders // self._ceilings.orders_max,
@@ -454,6 +458,7 @@ class Server:
         while (replica.busy or replica.in_doubt) and node.role is Role.PRIMARY and self._turn_ns < give_up_ns:
             readable = self._waiter.wait(0 if node.busy else LAST_WORDS_STEP_MS)
             self._turn_ns = monotonic_ns()
+            self._node.on_uptime(uptime_ns())
             self._read_link(readable)
             self._turn()
         if self._membership.registered:

@@ -11,6 +11,7 @@ from exchange.errors import ShardexError
 from shardex.commands import (
     admin,
     check,
+    clock,
     demo,
     down,
     elect,
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (demo, up, down, status, logs, switch, elect, skip, engine, replay, load, check):
+for module in (demo, up, down, status, logs, switch, elect, skip, clock, engine, replay, load, check):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 for group in (journal, keys, admin):
     app.add_typer(group.app)

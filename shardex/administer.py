@@ -76,6 +76,12 @@ def skip(data: Path, shard: str, seq: int, *, why: str, actor: str | None) -> m.
         return _finish(control, shard, control.skip(shard, seq, why=why, actor=actor))
 
 
+def clock(data: Path, shard: str) -> m.ShardStatus:
+    """Have the primary of a shard believe its wall clock; returns how it stands. AdministerError says why not."""
+    with Control(attach(data).config) as control:
+        return _finish(control, shard, control.clock(shard))
+
+
 def show_shard(shard: m.ShardStatus, *, json: bool) -> None:
     """Print who leads a shard now, and what an operator had left out."""
     if json:

@@ -60,6 +60,10 @@ class Control:
         """Have a command of a frozen shard left out; returns why not, "" = it is recorded."""
         return self._ask(m.Skip(actor, shard, seq, why), m.Operated, timeout_s).refused
 
+    def clock(self, shard: str, timeout_s: float = 5.0) -> str:
+        """Have a primary believe its wall clock; returns why not, "" = it was told."""
+        return self._ask(m.Clock(self.identity, shard), m.Operated, timeout_s).refused
+
     def _ask(self, question: msgspec.Struct, answer: type[A], timeout_s: float) -> A:
         self._socket.send(encode(question))
         deadline_ns = monotonic_ns() + int(timeout_s * NS_PER_S)

@@ -27,7 +27,7 @@ DAEMONS_MAX = 256
 
 Entries = Mapping[str, tuple[bytes, int]]
 """Everything in the store: value and version by key."""
-Inbound = m.Register | m.Beat | m.AskMap | m.AskIsr | m.Drained | m.Switch | m.Elect | m.Skip
+Inbound = m.Register | m.Beat | m.AskMap | m.AskIsr | m.Drained | m.Switch | m.Elect | m.Skip | m.Clock
 
 
 class Cluster:
@@ -115,7 +115,7 @@ class Cluster:
                 self._leadership_of(peer, message).on_ask(peer, message)
             case m.Drained():
                 self._leadership_of(peer, message).on_drained(peer, message, now_ns)
-            case m.Switch() | m.Elect() | m.Skip():
+            case m.Switch() | m.Elect() | m.Skip() | m.Clock():
                 check_operator(peer)
                 self._on_operator(peer, message, now_ns)
             case _:
@@ -208,7 +208,7 @@ class Cluster:
             self._publish()
         self._outbox.send(peer, m.BeatSeen(self.map.version, True))
 
-    def _on_operator(self, peer: bytes, message: m.Switch | m.Elect | m.Skip, now_ns: int) -> None:
+    def _on_operator(self, peer: bytes, message: m.Switch | m.Elect | m.Skip | m.Clock, now_ns: int) -> None:
         self._outbox.note(f"operator {message.actor}: {type(message).__name__} {message.shard}")
         leadership = self._leaderships.get(message.shard)
         if leadership is None:
@@ -216,6 +216,8 @@ class Cluster:
             self._outbox.send(peer, m.Operated(f"there is no shard {message.shard[:40]!r}; shards are {known}"))
         elif isinstance(message, m.Switch):
             leadership.on_switch(peer, now_ns)
+        elif isinstance(message, m.Clock):
+            leadership.on_clock(peer, now_ns)
         elif isinstance(message, m.Skip):
             check_note(message)
             leadership.on_skip(peer, message)

@@ -116,6 +116,7 @@ class Leadership:
         """What operators see."""
         group = self.group
         heirs = self._suspicion.heirs(group, now_ns)
+        living = [node for node in self.nodes if not self._health.silent(_place(node), now_ns)]
         flags = {
             "SOLO": len(group.isr) == 1,
             "NO_FAILOVER": bool(group.epoch) and (not heirs or group.flapping or group.frozen_seq > 0 or self._behind),
@@ -124,6 +125,7 @@ class Leadership:
             "METADATA_BEHIND": self._behind,
             "LOGS_AWAITED": group.weighing,
             "FROZEN": group.frozen_seq > 0,
+            "CLOCK": any(self._health.stats(_place(node)).get("clock_off_ms", 0) != 0 for node in living),
         }
         return m.ShardStatus(
             self.shard,
@@ -330,6 +332,15 @@ class Leadership:
             return
         self._outbox.note(f"{self.shard}: {message.actor} has seq {message.seq} left out: {message.why}")
         self._keep(changed)
+        self._answer(peer, "")
+
+    def on_clock(self, peer: bytes, now_ns: int) -> None:
+        """Have the primary believe its wall clock."""
+        primary = self.group.primary
+        if not (self.serving and self._alive(now_ns)(primary)):
+            self._answer(peer, f"shard {self.shard}: nobody serves it whose clock could be believed")
+            return
+        self._outbox.send(_peer(primary[0]), m.TakeClock(self.shard, self.group.epoch))
         self._answer(peer, "")
 
     # --- cues: time -------------------------------------------------------------------------------------------------

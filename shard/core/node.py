@@ -186,6 +186,10 @@ class Node:
         """How the same log came to another outcome on the two nodes; empty when that was not seen in this term."""
         return self._leading.diverged if self._leading is not None else self._following.diverged
 
+    def clock_off_ns(self, wall_ns: int) -> int:
+        """How far the wall clock is from log time, when that is more than log time follows (R15); else 0."""
+        return self.replica.clock.off_ns(wall_ns, self.replica.position.ts_ns)
+
     @property
     def formed(self) -> list[tuple[bytes, Position]]:
         """What `form` gave, each record with where the journal stands behind it."""
@@ -274,7 +278,18 @@ class Node:
         if self._leading is not None:
             self._leading.on_ended(hint)
 
+    def on_take_clock(self, request: m.TakeClock) -> None:
+        """An operator says that this machine's wall clock is right. Ignored when not apt."""
+        if self._leading is not None and request.epoch == self._leading.epoch:
+            self._post.notes.append("log time follows the wall clock, as an operator wants")
+            self.replica.clock.believe()
+
     # --- cues: customers and time -------------------------------------------------------------------------------------
+
+    def on_uptime(self, uptime_ns: int) -> None:
+        """How long the machine has run: bounds how far log time follows the wall clock (R15). Call it in every turn."""
+        if self._rules.bound_time:
+            self.replica.clock.uptime_ns = uptime_ns
 
     def on_order(self, header: bytes, payload: bytes, peer: bytes, wall_ns: int) -> None:
         """A message from the orders Router."""

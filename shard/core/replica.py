@@ -17,7 +17,7 @@ Phases
 
 Laws
     A batch is executed whole or refused whole; `Refused` says that nothing of it was or will be executed.
-    A record is stamped with the newest time that the shell passed in, never with more, except to stay above the last.
+    A record is stamped with the newest wall-clock time that the shell passed in, within the bounds of `clock`.
     Nothing that a record did leaves before it is released. What recovery brought back is not known to be committed:
     followers wait until it is.
 """
@@ -40,6 +40,7 @@ from exchange.limits import (
 from exchange.wire import array_body_offset, array_header, decode_replies, decode_shard_inbound, encode
 from shard.core.engine import Engine
 from shard.core.journal import Position
+from shard.core.log_clock import LogClock
 from shard.core.outcome import event_frame, reply_range, trade_count
 from shard.core.poison import apply
 from shard.core.record import chain_after, encode_batch
@@ -109,6 +110,7 @@ class Replica:
         self.committed_seq = 0
         self.trades = 0
         self.skip: Sequence[int] = ()
+        self.clock = LogClock()
         self._shard = shard
         self._node = node
         self._epoch = position.epoch
@@ -241,6 +243,7 @@ class Replica:
         assert self.phase is Phase.WAITING, "who leads makes its own records"
         outcome = apply(self.engine, record, self.skip)
         self._doubt.append(_Doubt(_Flight(record, self.position.seq + 1, after, 0, [], 0), outcome))
+        self.clock.learn(after.ts_ns)
         self.position = after
 
     def release(self, seq: int) -> None:
@@ -345,7 +348,7 @@ class Replica:
         if not count:
             return b""
         before = self.position
-        ts_ns = max(before.ts_ns + 1, self._now_ns)
+        ts_ns = self.clock.stamp(self._now_ns, before.ts_ns)
         self._inbox_bytes -= sum([len(batch.body) for batch in batches])
         record = encode_batch(
             epoch=self._epoch,

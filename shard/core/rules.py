@@ -30,6 +30,8 @@ class Rules(Struct, frozen=True):
     """W5, W6: in the mode `both` nothing counts before it is durable."""
     release_after_commit: bool = True
     """W8: answers and events leave only when committed."""
+    bound_time: bool = True
+    """R15: log time does not follow a wall clock that jumps ahead."""
     doubt_is_silent: bool = True
     """E4: who stops leading never says "not executed" of a command that has a seq."""
 

@@ -539,3 +539,26 @@ def test_an_operator_says_who_and_why(world: World, actor: str, why: str) -> Non
 def test_only_operators_have_commands_left_out(world: World) -> None:
     with pytest.raises(WireError, match="may not do what operators do"):
         world.say(A0, m.Skip("ann", "s0", 1, "why"))
+
+
+# --- clocks (R15) -----------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_log_time_does_not_follow_is_shown_until_an_operator_believes_it(world: World) -> None:
+    world.beat(B0, clock_off_ms=3_600_000)
+    assert world.status("s0").flags == ["CLOCK"]
+    world.beat(B0, clock_off_ms=0)
+    world.beat(A0, clock_off_ms=-7_000)
+    assert world.status("s0").flags == ["CLOCK"]
+    told = world.say(CLI, m.Clock("ann", "s0"))
+    assert said(told, m.TakeClock, A0) == [m.TakeClock("s0", 1)]
+    assert (operated(told), world.notes[-1]) == ([""], "operator ann: Clock s0")
+    world.gone("s0-a")
+    assert "CLOCK" not in world.status("s0").flags
+
+
+def test_nobodys_clock_is_believed_where_nobody_serves(world: World) -> None:
+    world.beat(A0, ready=False)
+    assert operated(world.say(CLI, m.Clock("ann", "s0"))) == [
+        "shard s0: nobody serves it whose clock could be believed"
+    ]

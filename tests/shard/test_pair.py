@@ -2,15 +2,17 @@
 
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 
 from exchange import messages as m
 from exchange.config import Replication
-from exchange.domain import Side
+from exchange.domain import NS_PER_S, Side, Status, TimeInForce
 from exchange.process import EXIT_DEFECT, EXIT_IO
 from exchange.wire import decode_frame, decode_frames
 from shard.node_state import read_note
@@ -331,3 +333,31 @@ def test_a_standby_that_computes_something_else_stops(pair: Pair) -> None:
     pair.led.bury(B)
     pair.until(lambda: pair.led.isr == [A])
     assert isinstance(pair.door().ask(order(9_999))[0], m.Executed)
+
+
+def test_a_clock_that_jumps_an_hour_ends_no_orders_not_even_over_a_failover(pair: Pair) -> None:
+    launcher = ["-m", "tests.shard.jumping_clock"]
+    pair.start_both(launchers={A: launcher, B: launcher})
+    trade(pair.door(), 1)
+    expire_ns = time.time_ns() + 1_800 * NS_PER_S
+    dated = replace(order(500, price=7), time_in_force=TimeInForce.GTD, expire_ns=expire_ns)
+    assert isinstance(pair.door().ask(dated)[0], m.Executed)
+
+    def off_ms(node: str) -> int:
+        said = pair.led.said(node)
+        return int(said.stats["clock_off_ms"]) if said is not None else 0
+
+    for node in (B, A):
+        pair.lives[node].send_signal(signal.SIGUSR1)
+        pair.until(lambda node=node: off_ms(node) > 3_500_000)
+    later = max(reply.ts_ns for reply in trade(pair.door(), 2).values())
+    assert later < expire_ns - 1_700 * NS_PER_S
+    pair.kill_node(A)
+    assert pair.fail_over() == B
+    assert off_ms(B) > 3_500_000
+    assert max(reply.ts_ns for reply in trade(pair.door(), 3).values()) < expire_ns - 1_700 * NS_PER_S
+    [open_] = pair.door().ask(m.QueryOrder("ann", 0, 0, dated.client_order_id))
+    assert isinstance(open_, m.Order)
+    assert open_.info.status == Status.NEW
+    pair.lives[B].send_signal(signal.SIGUSR2)
+    pair.until(lambda: off_ms(B) == 0)

@@ -23,6 +23,7 @@ MUTANTS = [
     Mutant("R8 lossy logs are weighed", coordinator=CoordinatorRules(weigh_lossy=False), relaxed=True),
     Mutant("R9 cut what the primary has not", shard=ShardRules(cut_suffix=False, compare_logs=False)),
     Mutant("R10 alone means synced", shard=ShardRules(sync_solo=False), relaxed=True),
+    Mutant("R15 log time is bounded", shard=ShardRules(bound_time=False)),
     Mutant("W5 durable before it counts", shard=ShardRules(sync_before_ack=False), relaxed=False),
     Mutant("W8 let go after commit", shard=ShardRules(release_after_commit=False)),
     Mutant("E1 one id runs once", fresh_ids=True),

@@ -6,6 +6,7 @@ from coordinator.core.group import Group
 from exchange import messages as m
 from exchange.wire import decode_published, decode_replica, decode_shard_outbound
 from shard.core.journal import Position
+from shard.core.log_clock import AHEAD_MAX_NS
 from shard.core.node import Role
 from tests.sim.world import Violation, World
 
@@ -89,6 +90,15 @@ class Oracle:
         if isinstance(message, m.Appended) and message.epoch < shell.disk.promised:
             promised = shell.disk.promised
             raise Violation("I9", f"{shell.name} acknowledges in term {message.epoch}, it has promised {promised}")
+
+    def stamped(self, shell: "Shell", ts_ns: int, *, own: bool) -> None:
+        """R15: log time does not run ahead of the path that this process knows by more than the bound."""
+        ahead_ns = ts_ns - self._world.now_ns
+        if shell.path_ns is None:
+            shell.path_ns = ahead_ns
+        if own and ahead_ns > shell.path_ns + AHEAD_MAX_NS:
+            raise Violation("R15", f"{shell.name} lets log time jump by {(ahead_ns - shell.path_ns) / 1e9:.0f} s")
+        shell.path_ns = max(shell.path_ns, ahead_ns)
 
     def released(self, shell: "Shell", seq: int) -> None:
         """A primary lets go what records up to `seq` did, or may do so from now on."""

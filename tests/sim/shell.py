@@ -89,6 +89,7 @@ class Shell:
         self.doom_stops_machine = False
         self.down_ns = RESTART_NS
         self.wall_offset_ns = 0
+        self.path_ns: int | None = None
         self.on_end: Callable[[str, int], None] = lambda name, incarnation: None
         self.node: Node | None = None
         self._world = world
@@ -126,6 +127,7 @@ class Shell:
         self.paused = self._turning = self._syncing = self._background = False
         self.doom = None
         self.doom_stops_machine = False
+        self.path_ns = None
         self._inbox.clear()
         self._subscribers.clear()
         self._ticks = 0
@@ -257,6 +259,7 @@ class Shell:
     def _work(self) -> None:
         node = self.node
         assert node is not None
+        node.on_uptime(self._mono_ns())
         while self._inbox:
             source, message = self._inbox.popleft()
             self._take(node, source, message)
@@ -280,6 +283,7 @@ class Shell:
         for record in records:
             after = advance(before, decode_head(record), record)
             self.disk.append(record, before, after, node.incarnation, CEILINGS)
+            self._oracle.stamped(self, after.ts_ns, own=node.role is Role.PRIMARY)
             before = after
         self._step(Step.WRITTEN)
         for parcel in node.replicate():
