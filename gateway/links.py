@@ -49,7 +49,7 @@ class ShardLink:
         A new term gets a new socket, also at the same address: what is sent from now on cannot end in the connection of
         a process that is dying.
         """
-        self.lane.incarnation = incarnation
+        self.lane.incarnation = incarnation or self.lane.incarnation  # 0 while it registers anew
         primary = (entry.orders_endpoint, entry.epoch, entry.incarnation)
         if entry.orders_endpoint and primary != self._primary:
             self.close()

@@ -31,7 +31,7 @@ RETRY_REFUSED_NS = 25 * NS_PER_MS
 """A batch that was refused by a shard without a primary is offered again after this time."""
 NEVER = 1 << 62
 
-NO_PRIMARY_REASONS = ("NOT_PRIMARY", "STALE_EPOCH", "SHARD_DOWN", "FAILING_OVER")
+NO_PRIMARY_REASONS = ("NOT_PRIMARY", "SUPERSEDED", "SHARD_DOWN", "FAILING_OVER")
 """Refusals that pass when the shard has a primary again; any other one is final for the batch."""
 
 Ticket = Callable[["Settled"], None]

@@ -45,6 +45,7 @@ from shard.core.outcome import event_frame, reply_range, trade_count
 from shard.core.poison import apply
 from shard.core.record import chain_after, encode_batch
 from shard.core.ring import Ring
+from shard.core.senders import Senders
 
 COORDINATOR = b"coordinator"
 """Identity of the one peer whose batches may hold operator commands."""
@@ -122,6 +123,7 @@ class Replica:
         self._defined: dict[int, m.DefineInstrument] = {}
         self._tick_due = False
         self._followers: dict[bytes, int] = {}
+        self._senders = Senders()
         self._flight: _Flight | None = None
         self._doubt: deque[_Doubt] = deque()
         self._refusing = ""
@@ -371,6 +373,8 @@ class Replica:
             self._refuse(peer, number, "SHARD_DOWN", f"shard {self._shard} is shutting down")
         elif header.epoch not in (0, self._epoch):
             self._refuse(peer, number, "NOT_PRIMARY", self._other_term(header.epoch))
+        elif peer != COORDINATOR and self._senders.is_over(peer, header.incarnation, number):
+            self._refuse(peer, number, "SUPERSEDED", f"incarnation {header.incarnation} of the sender is over")
         elif self._refusing:
             self._refuse(peer, number, "FAILING_OVER", f"shard {self._shard}: {self._refusing}")
         elif len(self._inbox) >= INBOX_BATCHES_MAX or self._inbox_bytes + len(payload) > INBOX_BYTES_MAX:

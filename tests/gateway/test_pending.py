@@ -236,7 +236,7 @@ def test_a_new_term_gets_it_when_it_serves_and_not_before() -> None:
     assert story.lane.due(3) == offered, "until they are sent"
 
 
-@pytest.mark.parametrize("reason", ["NOT_PRIMARY", "SHARD_DOWN", "FAILING_OVER", "STALE_EPOCH"])
+@pytest.mark.parametrize("reason", ["NOT_PRIMARY", "SHARD_DOWN", "FAILING_OVER", "SUPERSEDED"])
 def test_no_primary_is_asked_again_soon(reason: str) -> None:
     story = Story()
     story.enter(deadline_ns=RESEND_SILENCE_NS)

@@ -8,6 +8,7 @@ from exchange.limits import BATCH_BYTES_MAX, INBOX_BATCHES_MAX, RECORD_COMMANDS_
 from exchange.wire import decode_frame, encode
 from shard.core.poison import Poisoned
 from shard.core.record import HEAD_BYTES, decode_head
+from shard.core.senders import SENDERS_MAX, Senders
 from tests.shard.stage import BTC, ETH, Stage, commands_of, order
 
 
@@ -252,3 +253,38 @@ def test_equal_cues_give_equal_journals() -> None:
             stage.turn()
         journals.append((stage.journal, stage.engine.digest(), stage.engine.trail()))
     assert journals[0] == journals[1]
+
+
+def late(stage: Stage, number: int, *, incarnation: int, batch: int, peer: str = "g0") -> str:
+    """What a gateway's process is told about an order."""
+    stage.message(encode(m.Batch(peer, incarnation, batch, 0, 1)), encode([order(number)]), peer=peer)
+    return next(line for line in stage.turn() if line.startswith(peer))
+
+
+def test_what_a_dead_gateway_has_left_on_the_way_is_refused_once_its_successor_was_heard() -> None:
+    stage = Stage()
+    assert late(stage, 1, incarnation=5, batch=100) == "g0: NEW"
+    assert late(stage, 2, incarnation=5, batch=101) == "g0: NEW"
+    assert late(stage, 3, incarnation=9, batch=900) == "g0: NEW"
+    over = "g0: refused SUPERSEDED incarnation 5 of the sender is over"
+    assert late(stage, 4, incarnation=5, batch=102) == over
+    assert late(stage, 4, incarnation=5, batch=102) == over
+    assert late(stage, 4, incarnation=9, batch=901) == "g0: NEW", "a refused copy has used up nothing"
+    assert late(stage, 3, incarnation=9, batch=900) == "g0: NEW again", "it may repeat what it sent before"
+    assert late(stage, 5, incarnation=5, batch=103, peer="g1") == "g1: NEW", "names are told apart"
+
+
+def test_a_gateway_whose_incarnations_begin_anew_is_not_shut_out() -> None:
+    stage = Stage()
+    assert late(stage, 1, incarnation=50, batch=100) == "g0: NEW"
+    assert late(stage, 2, incarnation=3, batch=200) == "g0: NEW"
+    assert late(stage, 2, incarnation=3, batch=200) == "g0: NEW again"
+    assert late(stage, 3, incarnation=3, batch=201) == "g0: NEW"
+
+
+def test_only_so_many_senders_are_remembered() -> None:
+    senders = Senders()
+    for number in range(SENDERS_MAX + 1):
+        assert not senders.is_over(b"g%d" % number, 5, 10)
+    assert not senders.is_over(b"g0", 4, 9), "forgotten"
+    assert senders.is_over(b"g%d" % SENDERS_MAX, 4, 9)
