@@ -308,7 +308,6 @@ class Node:
         if self._leading is not None:
             if log_tick and self._leading.may_form:
                 self.replica.on_tick(wall_ns)
-            self.replica.refuse(self._leading.hindrance)
 
     # --- cues: the other node -----------------------------------------------------------------------------------------
 
@@ -396,7 +395,10 @@ class Node:
     def ready(self) -> Ready:
         """What may leave now; it is not returned again."""
         assert self.promised == self.promise, "a promise is durable before anything else"
-        fetch = self._leading.ready() if self._leading is not None else None
+        fetch = None
+        if self._leading is not None:
+            fetch = self._leading.ready()
+            self.replica.refuse(self._leading.hindrance)
         if self.role is Role.STANDBY:
             self._following.ready()
         inner, post = self.replica.ready(), self._post
