@@ -514,7 +514,8 @@ class Register(Wire, frozen=True, tag=21):
     The rest is of a node: `uuid` = its journal's, `session` is new with every process, `last_epoch` = term of its last
     record, `lossy` = the machine was started anew since it last wrote, without an orderly end: what was not synced then
     may be gone, `view_ver` = newest version of the shard's metadata that it has seen, `poisoned_seq` = the command that
-    ended its last process and that it will not run again unless told: it can neither lead nor follow (0 = none).
+    ended its last process and that it will not run again unless told: it can neither lead nor follow (0 = none),
+    `must_equal` = settings that all nodes of a shard must have alike, as text by name.
     """
 
     role: str
@@ -531,6 +532,7 @@ class Register(Wire, frozen=True, tag=21):
     lossy: bool = False
     view_ver: int = 0
     poisoned_seq: int = 0
+    must_equal: dict[str, str] = {}
 
 
 class Registered(Wire, frozen=True, tag=22):

@@ -4,8 +4,11 @@ import os
 import uuid
 from collections.abc import Mapping
 
+from msgspec.structs import asdict
+
 from exchange import messages as m
 from exchange.config import Config
+from exchange.wire import PROTOCOL_VERSION
 from shard.core.node import EPOCH_MAX
 from shard.node_state import NodeState, boot_id
 
@@ -21,6 +24,8 @@ class Enrolment:
         self.endpoints: Mapping[str, str] = {
             what: config.endpoint(f"{what}.{name}") for what in ("orders", "events", "replica")
         }
+        settings = {"protocol": PROTOCOL_VERSION, "durability": config.replication.durability}
+        self._must_equal = {name: str(value) for name, value in (settings | asdict(config.engine_config())).items()}
         self._shard = shard
         self._name = name
         self._poisoned_seq = poisoned_seq
@@ -45,6 +50,7 @@ class Enrolment:
             lossy=self._lossy,
             view_ver=state.view_ver,
             poisoned_seq=self._poisoned_seq,
+            must_equal=self._must_equal,
         )
 
 

@@ -44,7 +44,7 @@ class Denied(Exception):
 class Node(Struct, frozen=True, array_like=True):
     """A node as it registered last. `session_uuid` is new with every process, `journal_uuid` with every journal.
 
-    `poisoned_seq` = the command that it cannot run, 0 = none.
+    `poisoned_seq` = the command that it cannot run, 0 = none. `must_equal` = settings that other nodes must have alike.
     """
 
     incarnation: int
@@ -53,6 +53,7 @@ class Node(Struct, frozen=True, array_like=True):
     pid: int
     endpoints: dict[str, str]
     poisoned_seq: int = 0
+    must_equal: dict[str, str] = {}
 
 
 class Skipped(Struct, frozen=True, array_like=True):

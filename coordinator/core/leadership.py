@@ -157,7 +157,7 @@ class Leadership:
             )
         if known is not None and known.session_uuid == message.session:
             return ""
-        return groups.refusal(
+        return self._unequal(message, now_ns) or groups.refusal(
             self.group,
             self.shard,
             message.name,
@@ -187,7 +187,15 @@ class Leadership:
         if known is not None:
             self._ended = [*self._ended[1 - ENDED_SESSIONS_MAX :], known.session_uuid]
         endpoints = dict(message.endpoints)
-        node = Node(incarnation, message.uuid, message.session, message.pid, endpoints, message.poisoned_seq)
+        node = Node(
+            incarnation,
+            message.uuid,
+            message.session,
+            message.pid,
+            endpoints,
+            message.poisoned_seq,
+            dict(message.must_equal),
+        )
         before = self.group
         changed = groups.register(
             before,
@@ -440,6 +448,20 @@ class Leadership:
                 f"METADATA_BEHIND: {name} has seen version {seen_ver} of shard {self.shard} and promised epoch "
                 f"{promised_epoch}, the control store is at {self.ver} and {self.group.epoch}: nothing is decided now"
             )
+
+    def _unequal(self, message: m.Register, now_ns: int) -> str:
+        """How a node differs from a living one of its shard in what makes the same log give the same state."""
+        for name, known in sorted(self.group.nodes.items()):
+            if name == message.name or self._health.silent(_place(name), now_ns):
+                continue
+            for setting in sorted(message.must_equal.keys() & known.must_equal.keys()):
+                ours, theirs = message.must_equal[setting], known.must_equal[setting]
+                if ours != theirs:
+                    return (
+                        f"{message.name!r} of shard {self.shard!r}: its {setting} is {ours}, that of {name}, which "
+                        f"lives, is {theirs}: stop both nodes, make their cluster.toml equal, start both"
+                    )
+        return ""
 
     def _undisturbed(self) -> None:
         """Denied while the store is known to be behind."""

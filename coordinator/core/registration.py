@@ -10,12 +10,14 @@ from exchange.errors import WireError
 OPERATOR = "cli"
 ROLES = ("gateway", "marketdata", "marketmaker", "riskd")
 ENDPOINTS_MAX = 8
+SETTINGS_MAX = 32
 EPOCH_MAX = 2**32 - 1
 PID_MAX = 2**31 - 1
 _VER_MAX = 2**63 - 1
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _ACTOR = re.compile(r"[!-~]{1,64}")
 _WHY = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+_SETTING = re.compile(r"[a-z0-9_.-]{1,64}")
 _UUID = re.compile(r"[0-9a-zA-Z-]{1,64}")
 _ENDPOINT = re.compile(r"(ipc|tcp|http|ws)://[^\x00-\x1f\x7f]{1,200}")
 _SOCKET = re.compile(r"ipc:///[^\x00-\x1f\x7f]{1,99}|tcp://[0-9A-Za-z.-]{1,100}:[0-9]{1,5}")
@@ -66,6 +68,11 @@ def refusal(message: m.Register, shards: Mapping[str, list[str]]) -> str:
 
 
 def _node_refusal(subject: str, message: m.Register, shards: Mapping[str, list[str]]) -> str:
+    if len(message.must_equal) > SETTINGS_MAX:
+        return f"{subject}: {len(message.must_equal)} settings in must_equal, at most {SETTINGS_MAX}"
+    for name, text in message.must_equal.items():
+        if not (_SETTING.fullmatch(name) and _SETTING.fullmatch(text)):
+            return f"{subject}: setting and value must match {_SETTING.pattern}, they are {name[:80]!r}, {text[:80]!r}"
     replicated = len(shards[message.shard]) > 1
     for what in ("orders", "events", *(("replica",) if replicated else ())):
         endpoint = message.endpoints.get(what, "")

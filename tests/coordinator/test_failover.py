@@ -562,3 +562,44 @@ def test_nobodys_clock_is_believed_where_nobody_serves(world: World) -> None:
     assert operated(world.say(CLI, m.Clock("ann", "s0"))) == [
         "shard s0: nobody serves it whose clock could be believed"
     ]
+
+
+# --- settings that must be equal --------------------------------------------------------------------------------------
+
+EQUAL = {"durability": "both", "orders_max": "1000"}
+
+
+def test_a_node_with_other_settings_than_the_living_one_is_refused_until_both_were_stopped() -> None:
+    world = World()
+    world.up(A0, must_equal=EQUAL)
+    refused = world.register(B0, must_equal={**EQUAL, "orders_max": "2000"}).refused
+    assert refused == (
+        "'s0-b' of shard 's0': its orders_max is 2000, that of s0-a, which lives, is 1000: "
+        "stop both nodes, make their cluster.toml equal, start both"
+    )
+    assert "durability is replicated" in world.register(B0, must_equal={**EQUAL, "durability": "replicated"}).refused
+    assert world.register(B0, must_equal=EQUAL).refused == ""
+    world.beat(B0)
+
+    changed = {**EQUAL, "orders_max": "2000"}
+    world.gone("s0-b")
+    assert "which lives" in world.register(B0, session="second-b", must_equal=changed).refused
+    world.gone("s0-a")
+    assert world.register(A0, session="second-a", promised_epoch=1, must_equal=changed).refused == ""
+    world.beat(A0)
+    assert "which lives" in world.register(B0, session="third-b", must_equal=EQUAL).refused
+    assert world.register(B0, session="third-b", must_equal=changed).refused == ""
+
+
+def test_a_coordinator_that_starts_again_remembers_the_settings() -> None:
+    world = World()
+    world.up(A0, must_equal=EQUAL)
+    world.start()
+    assert "which lives" in world.register(B0, must_equal={**EQUAL, "orders_max": "2000"}).refused
+
+
+@pytest.mark.parametrize(
+    "settings", [{"a b": "1"}, {"a": ""}, {"a": "x" * 65}, {f"s{number}": "1" for number in range(33)}]
+)
+def test_settings_have_bounds(settings: dict[str, str]) -> None:
+    assert "must_equal" in (refused := World().register(A0, must_equal=settings).refused) or "setting" in refused

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 
 from exchange import messages as m
 from exchange.domain import Side
@@ -456,3 +457,11 @@ def test_a_coordinator_that_talks_nonsense_is_not_believed(place: Place, answer:
     assert isinstance(refused, m.Refused)
     assert refused.reason == "SHARD_DOWN"
     assert process.poll() is None
+
+
+def test_a_node_says_under_which_settings_it_runs(place: Place) -> None:
+    place.serve()
+    coordinator = place.coordinator
+    assert coordinator is not None
+    ceilings = {name: str(value) for name, value in asdict(place.config.engine_config()).items()}
+    assert coordinator.registered[-1].must_equal == {"protocol": "1", "durability": "both", **ceilings}
