@@ -305,9 +305,8 @@ class Node:
         if stood_ns > self._shrink_ns // 2:
             part.heard_ns = min(now_ns, part.heard_ns + stood_ns)  # this process stood still: nobody else is blamed
         part.on_tick()
-        if self._leading is not None:
-            if log_tick and self._leading.may_form:
-                self.replica.on_tick(wall_ns)
+        if self._leading is not None and log_tick and self._leading.may_form:
+            self.replica.on_tick(wall_ns)
 
     # --- cues: the other node -----------------------------------------------------------------------------------------
 
