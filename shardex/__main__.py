@@ -20,6 +20,7 @@ from shardex.commands import (
     keys,
     load,
     logs,
+    rebuild_store,
     replay,
     skip,
     status,
@@ -37,8 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (demo, up, down, status, logs, switch, elect, skip, clock, engine, replay, load, check):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+for module in (demo, up, down, status, logs, switch, elect, skip, clock, rebuild_store, engine, replay, load, check):
+    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 for group in (journal, keys, admin):
     app.add_typer(group.app)
 

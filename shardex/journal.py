@@ -120,6 +120,11 @@ def journal_directories(path: Path) -> list[Path]:
     return found
 
 
+def has_journal(directory: Path) -> bool:
+    """There is something that a node could start from."""
+    return bool(segment_paths(directory))
+
+
 def verify(directory: Path, progress: Progress) -> Verdict:
     """Read every byte of one shard's journal and snapshots and judge them. Raises nothing for what it reads."""
     for _ in range(ATTEMPTS_MAX):

@@ -8,7 +8,7 @@ Of the keys that say who decides, every version ever written stays in `history`:
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -73,6 +73,18 @@ class SqliteStore:
             ).fetchall()
         return newest, [(key, Entry(value, ver)) for key, value, ver in rows]
 
+    def begin(self, entries: Mapping[str, Entry]) -> None:
+        """Give an empty store its first entries, all or none."""
+        with self._guard():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for key, entry in sorted(entries.items()):
+                    self._put(key, entry.value, entry.ver)
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
     def close(self) -> None:
         """Release the file and its lock."""
         self._db.close()
@@ -85,16 +97,19 @@ class SqliteStore:
         term = term_of(lease.value) if lease else 0
         if ver != expect_ver or (key != LEASE_KEY and term != fence):
             return Conflict(entry.value if entry else b"", ver, term)
+        self._put(key, value, ver + 1)
+        return Ok(ver + 1)
+
+    def _put(self, key: str, value: bytes, ver: int) -> None:
         self._db.execute(
             f"INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ({_NEWEST}) + 1)",  # noqa: S608 - a constant
-            (key, ver + 1, value),
+            (key, ver, value),
         )
         if key.startswith(RECORDED):
             self._db.execute(
                 f"INSERT INTO history VALUES (({_NEWEST}), ?, ?, ?, ?)",  # noqa: S608 - a constant
-                (key, ver + 1, value, wall_ns()),
+                (key, ver, value, wall_ns()),
             )
-        return Ok(ver + 1)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -102,6 +117,17 @@ class SqliteStore:
             yield
         except (sqlite3.Error, OSError) as fault:
             raise StoreError(f"control store {self._path}: {fault}") from fault
+
+
+def begin_store(directory: Path, entries: Mapping[str, Entry]) -> None:
+    """Make a new store that stands at these versions, in one transaction. ConfigError when there is one already."""
+    if (directory / "control.db").exists():
+        raise ConfigError([f"{directory} has a control store: move it away first"])
+    store = SqliteStore(directory)
+    try:
+        store.begin(entries)
+    finally:
+        store.close()
 
 
 class Recorded(NamedTuple):

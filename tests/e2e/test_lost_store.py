@@ -1,0 +1,102 @@
+"""The control store is gone for good: nothing starts on an empty one, and a command makes one of what the nodes have."""
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shard.node_state import load_state
+from shardex import rebuild_store
+from shardex.launcher import Running
+from shardex.rebuild_store import RebuildError
+from tests.e2e.conftest import StartCluster
+
+
+def shardex(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "shardex", *words], capture_output=True, text=True, timeout=90)
+
+
+def submit(cluster: Running, number: int) -> dict[str, Any]:
+    """One resting order; what it was told."""
+    order = {
+        "user_id": "ann",
+        "symbol": "AAPL",
+        "side": "buy",
+        "quantity": 1,
+        "price": 140,
+        "client_order_id": f"o{number}",
+    }
+    body, headers = json.dumps(order).encode(), {"Content-Type": "application/json"}
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{cluster.rest_url}/api/submit", body, headers), timeout=10
+    ) as answer:
+        return dict(json.loads(answer.read()))
+
+
+def flags(cluster: Running) -> list[str]:
+    report = json.loads(shardex("status", "--json", "--data", str(cluster.config.data)).stdout)
+    return list(report["shards"][0]["flags"])
+
+
+@pytest.mark.timeout(240)
+def test_a_lost_store_is_begun_anew_from_what_the_nodes_have(start_cluster: StartCluster, tmp_path: Path) -> None:
+    data = tmp_path / "cluster"
+    cluster = start_cluster(data, shards=1, replicas=2)
+    first = {number: submit(cluster, number) for number in range(5)}
+    shardex("switch", "s0", "--data", str(data))
+    cluster.wait_ready()
+    first |= {number: submit(cluster, number) for number in range(5, 10)}
+    running = shardex("rebuild-store", "--data", str(data))
+    assert running.returncode == 1
+    assert "runs: stop all of it first" in running.stderr
+    cluster.stop()
+    kept = shardex("rebuild-store", "--data", str(data))
+    assert kept.stderr == f"shardex: {data}/control has a control store: move it away first\n"
+
+    (data / "control").rename(tmp_path / "lost")
+    (data / "shards" / "s0-b").rename(tmp_path / "s0-b")
+    missing = shardex("rebuild-store", "--data", str(data))
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "s0-b has no node that ever took part. Acknowledged orders may be only there" in missing.stderr
+    assert not (data / "control").exists()
+    (tmp_path / "s0-b").rename(data / "shards" / "s0-b")
+    promised = [state.promised_epoch for node in "ab" if (state := load_state(data / "shards" / f"s0-{node}"))]
+    told = shardex("rebuild-store", "--data", str(data))
+    assert (told.returncode, told.stderr) == (0, "")
+    assert f"of term {max(promised)}" in told.stdout
+
+    again = start_cluster(data, shards=1, replicas=2)
+    assert flags(again) == ["UNCLEAN"]
+    for number, answer in first.items():
+        repeated = submit(again, number)
+        assert (repeated["order_id"], repeated["duplicate"]) == (answer["order_id"], True)
+    submit(again, 11)
+    again.stop()
+    checked = shardex("check", str(data))
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_a_cluster_that_never_ran_needs_no_store(tmp_path: Path) -> None:
+    from shardex import launcher
+
+    launcher.prepare(tmp_path / "data", shards=1, replicas=1)
+    assert rebuild_store.rebuild(tmp_path / "data", accept_loss=False) == []
+
+
+def test_a_shard_without_any_readable_journal_is_not_begun_by_force(tmp_path: Path) -> None:
+    from shard.node_state import NodeState, save_state
+    from shardex import launcher
+
+    config = launcher.prepare(tmp_path / "data", shards=1, replicas=1)
+    directory = config.node_directory("s0-a")
+    directory.mkdir(parents=True, mode=0o700)
+    save_state(directory, NodeState("s0", "uuid", promised_epoch=3, incarnation=7))
+    with pytest.raises(RebuildError, match="Acknowledged orders may be only there"):
+        rebuild_store.rebuild(tmp_path / "data", accept_loss=False)
+    with pytest.raises(RebuildError, match="no node has a journal that can be read"):
+        rebuild_store.rebuild(tmp_path / "data", accept_loss=True)
