@@ -22,6 +22,7 @@ from shardex.journal import State
 from shardex.progress import bytes_bar
 
 CONTROL = "control"
+NEVER = "there is no node that ever took part"
 INCARNATIONS_LOST_MAX = 1_000
 """So many sessions may have begun without any node having written it down; no number is given twice."""
 
@@ -55,7 +56,8 @@ class Rebuilt(Struct, frozen=True):
 
 
 def rebuild(data: Path, *, accept_loss: bool) -> list[Rebuilt]:
-    """Write the store. RebuildError, having changed nothing, when the cluster runs, a store is there, or a log is not."""
+    """Write the store. RebuildError, having changed nothing, when the cluster runs or a node's log cannot be read;
+    ConfigError when there is a store."""
     config = launcher.read_config(data.resolve())
     if supervision.cluster_processes(config.data):
         raise RebuildError(f"the cluster of {config.data} runs: stop all of it first, `shardex down`")
@@ -85,21 +87,22 @@ def _look(config: Config, node: str) -> Found:
     except JournalError as fault:
         return Found(node, None, 0, 0, str(fault))
     if state is None or not state.incarnation:
-        return Found(node, None, 0, 0, f"{directory} has no node that ever took part")
+        return Found(node, None, 0, 0, NEVER)
     if state.rebuilding or not journal.has_journal(directory):
         return Found(node, state, 0, 0, "its journal is being replaced, or is gone")
     with bytes_bar(f"reading {node}") as advance:
         verdict = journal.verify(directory, advance)
     if verdict.state not in (State.OK, State.TORN):
         return Found(node, state, 0, 0, verdict.detail)
-    seq = verdict.last_seq if state.suspect_seq < 0 else min(verdict.last_seq, state.suspect_seq)
-    return Found(node, state, verdict.epoch, seq, "")
+    if 0 <= state.suspect_seq < verdict.last_seq:
+        return Found(node, state, 0, 0, f"a write failed behind seq {state.suspect_seq}, what follows is in doubt")
+    return Found(node, state, verdict.epoch, verdict.last_seq, "")
 
 
 def _group(shard: str, found: list[Found], *, accept_loss: bool) -> Group | None:
     """What is to be recorded; None of a shard of which nothing is there, which begins as a new one does."""
     states = {one.node: one.state for one in found if one.state is not None}
-    if not states:
+    if all(one.trouble == NEVER for one in found):
         return None
     troubled = [one for one in found if one.trouble]
     if troubled and not accept_loss:

@@ -1,4 +1,4 @@
-"""The control store is gone for good: nothing starts on an empty one, and a command makes one of what the nodes have."""
+"""The control store is gone for good, and a command begins it anew from what the nodes have."""
 
 import json
 import subprocess
@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from shard.node_state import load_state
-from shardex import rebuild_store
+from shard.node_state import STATE_FILE, NodeState, load_state, save_state
+from shardex import launcher, rebuild_store
 from shardex.launcher import Running
 from shardex.rebuild_store import RebuildError
 from tests.e2e.conftest import StartCluster
 
 
 def shardex(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "shardex", *words], capture_output=True, text=True, timeout=90)
+    command = [sys.executable, "-m", "shardex", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
 def submit(cluster: Running, number: int) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def test_a_lost_store_is_begun_anew_from_what_the_nodes_have(start_cluster: Star
     (data / "shards" / "s0-b").rename(tmp_path / "s0-b")
     missing = shardex("rebuild-store", "--data", str(data))
     assert (missing.returncode, missing.stdout) == (1, "")
-    assert "s0-b has no node that ever took part. Acknowledged orders may be only there" in missing.stderr
+    assert "s0-b: there is no node that ever took part. Acknowledged orders may be only there" in missing.stderr
     assert not (data / "control").exists()
     (tmp_path / "s0-b").rename(data / "shards" / "s0-b")
     promised = [state.promised_epoch for node in "ab" if (state := load_state(data / "shards" / f"s0-{node}"))]
@@ -82,16 +83,11 @@ def test_a_lost_store_is_begun_anew_from_what_the_nodes_have(start_cluster: Star
 
 
 def test_a_cluster_that_never_ran_needs_no_store(tmp_path: Path) -> None:
-    from shardex import launcher
-
     launcher.prepare(tmp_path / "data", shards=1, replicas=1)
     assert rebuild_store.rebuild(tmp_path / "data", accept_loss=False) == []
 
 
 def test_a_shard_without_any_readable_journal_is_not_begun_by_force(tmp_path: Path) -> None:
-    from shard.node_state import NodeState, save_state
-    from shardex import launcher
-
     config = launcher.prepare(tmp_path / "data", shards=1, replicas=1)
     directory = config.node_directory("s0-a")
     directory.mkdir(parents=True, mode=0o700)
@@ -100,3 +96,6 @@ def test_a_shard_without_any_readable_journal_is_not_begun_by_force(tmp_path: Pa
         rebuild_store.rebuild(tmp_path / "data", accept_loss=False)
     with pytest.raises(RebuildError, match="no node has a journal that can be read"):
         rebuild_store.rebuild(tmp_path / "data", accept_loss=True)
+    (directory / STATE_FILE).write_bytes(b"damaged")
+    with pytest.raises(RebuildError, match="crc b'damaged' is not that of its content"):
+        rebuild_store.rebuild(tmp_path / "data", accept_loss=False)
