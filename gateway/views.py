@@ -327,7 +327,8 @@ def _shard(link: ShardLink, cluster: m.ClusterStatus | None) -> dict[str, Any]:
 
 
 def _node(daemon: m.DaemonStatus) -> dict[str, Any]:
-    said = {key: daemon.stats.get(key) for key in ("role", "mode", "epoch", "seq", "lag")}
+    keys = ("role", "mode", "epoch", "seq", "lag", "clock_off_ms", "poisoned_seq")
+    said = {key: daemon.stats.get(key) for key in keys}
     return {**said, "health": daemon.health, "age_ms": daemon.age_ms}
 
 

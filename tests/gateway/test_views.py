@@ -176,6 +176,7 @@ async def test_status_names_terms_and_flags(world: World) -> None:
     assert (shard["serving"], shard["node"], shard["mode"], shard["lag"]) == (True, "s0", "paired", 0)
     assert (shard["flags"], shard["in_sync"]) == (["SOLO", "NO_FAILOVER"], ["s0"])
     said_of_itself = {"role": "primary", "mode": "paired", "epoch": None, "seq": 5, "lag": 0}
+    said_of_itself |= {"clock_off_ms": None, "poisoned_seq": None}
     assert shard["nodes"] == {"s0": {**said_of_itself, "health": "healthy", "age_ms": 5}}
     assert {daemon["role"] for daemon in said["daemons"]} == {"shard", "riskd", "marketdata"}
 
