@@ -157,6 +157,8 @@ class Leadership:
             )
         if known is not None and known.session_uuid == message.session:
             return ""
+        if self.must_wait(message.name, now_ns):
+            return ""  # what may be refused to an only copy is not refused before it is known to be one
         return self._unequal(message, now_ns) or groups.refusal(
             self.group,
             self.shard,
