@@ -164,10 +164,12 @@ class Torture:
             *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         said, complaint = await asyncio.wait_for(checker.communicate(), CHECK_S)
-        if checker.returncode not in (0, 1):
-            result.troubles.append(f"the checker could not read: {complaint.decode(errors='replace')[-400:]}")
+        try:
+            report = msgspec.json.decode(said, type=Report)
+        except msgspec.DecodeError:
+            complained = complaint.decode(errors="replace")[-400:]
+            result.troubles.append(f"the checker ended with {checker.returncode} and no report: {complained}")
             return
-        report = msgspec.json.decode(said, type=Report)
         result.checks += 1
         result.findings = report.counts
         result.sentences = [f"{one.invariant} {one.subject}: {one.sentence}" for one in report.findings]

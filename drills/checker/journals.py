@@ -15,7 +15,7 @@ from typing import NamedTuple
 from exchange.errors import JournalError
 from shard.core.journal import SEGMENT_HEAD_BYTES, SegmentHead, decode_segment_head
 from shard.core.record import ALIGNMENT, FORMAT, HEAD_BYTES, MAGIC, RecordHead, chain_after, decode_head, decode_record
-from shard.core.snapshot import SnapshotHead
+from shard.core.snapshot import SnapshotHead, decode
 from shard.journal_file import segment_paths
 from shard.node_state import NodeState, load_state, read_note
 from shard.snapshot_file import load_snapshot, snapshot_paths
@@ -100,11 +100,19 @@ class Fragment:
             yield Record(offset, head, content[offset : offset + head.record_bytes], self.chains[place])
 
 
-class Snapshot(NamedTuple):
-    """A good snapshot."""
+class Snapshot:
+    """A good snapshot. It stays readable when a running node removes it meanwhile."""
 
-    path: Path
-    head: SnapshotHead
+    def __init__(self, path: Path) -> None:
+        """JournalError when it is damaged or named wrongly, FileNotFoundError when it has just been removed."""
+        self.path = path
+        self._file = path.open("rb")
+        self.head: SnapshotHead = load_snapshot(path)[0]
+
+    def body(self) -> bytes:
+        """The engine's snapshot, read again."""
+        self._file.seek(0)
+        return decode(self._file.read(), self.path.name)[1]
 
 
 class NodeLog:
@@ -122,7 +130,9 @@ class NodeLog:
         self.broken_snapshots: list[str] = []
         for path in reversed(snapshot_paths(directory)):
             try:
-                self.snapshots.append(Snapshot(path, load_snapshot(path)[0]))
+                self.snapshots.append(Snapshot(path))
+            except FileNotFoundError:
+                pass  # there is a newer one by now
             except JournalError as fault:
                 self.broken_snapshots.append(str(fault))
 

@@ -14,7 +14,6 @@ from exchange import messages as m
 from exchange.domain import Status
 from exchange.wire import encode
 from shard.core.engine import Engine
-from shard.snapshot_file import load_snapshot
 
 SHADOWS_MAX = 2
 """Snapshots of one shard from which everything is replayed to the end; all of them are compared."""
@@ -184,7 +183,7 @@ class Snapshots:
                 self._found.append(Finding("I11", snapshot.path.parent.name, sentence, {"file": str(snapshot.path)}))
             elif len(self._shadows) < SHADOWS_MAX:
                 engine = self._create(step.fragment.head.ceilings)
-                engine.restore(load_snapshot(snapshot.path)[1])
+                engine.restore(snapshot.body())
                 self._shadows.append((snapshot, engine))
 
     def findings(self, walk: Walk) -> Iterator[Finding]:

@@ -14,7 +14,6 @@ from shard.core.engine import Engine
 from shard.core.outcome import decode_outcome
 from shard.core.poison import without
 from shard.core.record import HEAD_BYTES
-from shard.snapshot_file import load_snapshot
 
 Create = Callable[[m.EngineConfig], Engine]
 
@@ -68,7 +67,7 @@ class Walk:
 
     def body(self) -> bytes:
         """Engine snapshot of the start; b"" at the beginning of everything."""
-        return load_snapshot(self.start.path)[1] if self.start else b""
+        return self.start.body() if self.start else b""
 
     def steps(self) -> Iterator[Step]:
         """Apply everything. Ends early, and says why in `stopped`, where the engine refuses a record."""

@@ -48,7 +48,7 @@ def command(
         )
         with stages_bar() as progress:
             report = check(inputs, progress=progress)
-    except ShardexError as error:
+    except (ShardexError, OSError) as error:
         typer.echo(f"shardex: {error}", err=True)
         raise typer.Exit(EXIT_UNREADABLE) from error
     print(msgspec.json.encode(report).decode() if json else "\n".join(report.lines()))

@@ -203,6 +203,18 @@ def test_a_torn_tail_of_a_killed_node_is_no_finding(tmp_path: Path) -> None:
     assert judge(world, tmp_path).clean
 
 
+def test_snapshots_that_a_running_node_removes_meanwhile_are_compared_all_the_same(tmp_path: Path) -> None:
+    def remove(stage: str, *_: int) -> None:
+        if stage.startswith("reading s0"):
+            for path in (tmp_path / "shards").glob("*/*.snapshot"):
+                path.unlink()
+
+    report = judge(clean().world, tmp_path, progress=remove)
+    assert report.clean, report.lines()
+    assert report.coverage.snapshots == 2
+    assert not list((tmp_path / "shards").glob("*/*.snapshot"))
+
+
 def test_a_directory_without_journals_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="holds no journal"):
         check(Inputs(data=tmp_path), progress=lambda *_: None)
