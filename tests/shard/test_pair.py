@@ -22,14 +22,6 @@ from tests.shard.peers import Gateway, order, short_directory
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
-    with short_directory() as root:
-        pair = Pair(root)
-        yield pair
-        pair.close()
-
-
-@pytest.fixture
 def patient_pair() -> Iterator[Pair]:
     """A primary whose standby is gone waits for it for long."""
     with short_directory() as root:

@@ -22,7 +22,6 @@ from shard.node_state import load_state, save_state
 from tests.shard.disk import Disk, recovered
 from tests.shard.pair import A, B, Pair, resend, trade
 from tests.shard.peers import order as real_order
-from tests.shard.peers import short_directory
 from tests.shard.stage import CEILINGS, Stage, commands_of, order
 
 ENGINES = [True, *([False] if native_available() else [])]
@@ -297,14 +296,6 @@ def test_a_held_node_waits_for_a_skip_or_for_another_primary(
 
 
 # --- two real nodes ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    with short_directory() as root:
-        pair = Pair(root)
-        yield pair
-        pair.close()
 
 
 FAILPOINT = "apply:poison_id-77"
