@@ -115,11 +115,13 @@ class ErrorBody(Struct, frozen=True, omit_defaults=True):
 
 
 class ShardBody(Struct, frozen=True):
-    """One shard's part of a sweep. status: DONE, NOT_EXECUTED or UNKNOWN."""
+    """One shard's part of a sweep. status: DONE, NOT_EXECUTED or UNKNOWN; epoch, seq: its place in that shard's log."""
 
     shard: str
     status: str
     canceled: int = 0
+    epoch: int = 0
+    seq: int = 0
 
 
 @lru_cache(maxsize=65_536)

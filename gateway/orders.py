@@ -208,9 +208,9 @@ class Orders:
                 shards.append(ShardBody(link.lane.shard, status))
             else:
                 reply = decode_reply(settled.replies[0])
-                done = not isinstance(reply, m.Rejected)
+                status = "NOT_EXECUTED" if isinstance(reply, m.Rejected) else "DONE"
                 count = reply.count if isinstance(reply, m.Swept) else 0
-                shards.append(ShardBody(link.lane.shard, "DONE" if done else "NOT_EXECUTED", count))
+                shards.append(ShardBody(link.lane.shard, status, count, reply.epoch, reply.seq))
         return shards
 
     async def _ask_all(

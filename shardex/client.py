@@ -4,6 +4,7 @@ Who is asking: an API key signs each request, or, in the open demo mode of a gat
 enough. A no of the exchange is `Refusal` with the exchange's own reason; a gateway that is away is `Unavailable`.
 """
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -18,11 +19,12 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from exchange.clock import wall_ns
-from exchange.domain import NS_PER_MS
+from exchange.clock import monotonic_ns, wall_ns
+from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ShardexError, Unavailable
 
 TIMEOUT_S = 5.0
+BOOK_LAG_S_MAX, BOOK_POLL_S = 5.0, 0.01
 T = TypeVar("T")
 
 
@@ -111,6 +113,8 @@ class _Trades(msgspec.Struct):
 class _Book(msgspec.Struct):
     bids: list[tuple[Decimal, Decimal]]
     asks: list[tuple[Decimal, Decimal]]
+    epoch: int
+    seq: int
 
 
 class _Position(msgspec.Struct):
@@ -126,12 +130,17 @@ class _OpenOrders(msgspec.Struct):
     more: bool
 
 
-class _Shard(msgspec.Struct):
+class ShardSwept(msgspec.Struct, frozen=True):
+    """A sweep of one shard: how many orders it cancelled, and where in the shard's log it stands."""
+
+    shard: str
     canceled: int
+    epoch: int
+    seq: int
 
 
 class _Swept(msgspec.Struct):
-    shards: list[_Shard]
+    shards: list[ShardSwept]
 
 
 class Rest:
@@ -182,10 +191,19 @@ class Rest:
         answer = await self.call("GET", f"/api/trades/{symbol}", _Trades, query={"limit": 1})
         return answer.trades[0].price if answer.trades else None
 
-    async def is_book_empty(self, symbol: str) -> bool:
-        """Nobody has an open order in the symbol."""
-        book = await self.call("GET", f"/api/book/{symbol}", _Book, query={"depth": 1})
-        return not book.bids and not book.asks
+    async def is_book_empty(self, symbol: str, after: ShardSwept) -> bool:
+        """Nobody has an open order in the symbol, as of that sweep of its shard or later.
+
+        Books follow the shards; Unavailable when this one does not get there within BOOK_LAG_S_MAX.
+        """
+        give_up_ns = monotonic_ns() + int(BOOK_LAG_S_MAX * NS_PER_S)
+        while True:
+            book = await self.call("GET", f"/api/book/{symbol}", _Book, query={"depth": 1})
+            if (book.epoch, book.seq) >= (after.epoch, after.seq):
+                return not book.bids and not book.asks
+            if monotonic_ns() > give_up_ns:
+                raise Unavailable(f"the book of {symbol} stands at seq {book.seq}, shard {after.shard} at {after.seq}")
+            await asyncio.sleep(BOOK_POLL_S)
 
     async def positions(self) -> dict[str, Decimal]:
         """Signed quantity by symbol."""
@@ -203,11 +221,10 @@ class Rest:
             if not page.more:
                 return orders
 
-    async def cancel_all(self, symbol: str = "") -> int:
-        """Cancel all own orders, or those of one symbol; how many there were."""
+    async def cancel_all(self, symbol: str = "") -> list[ShardSwept]:
+        """Cancel all own orders, or those of one symbol; what each shard that was asked did."""
         query = {"user_id": self.login.account} | ({"symbol": symbol} if symbol else {})
-        answer = await self.call("DELETE", "/api/orders", _Swept, query=query)
-        return sum(shard.canceled for shard in answer.shards)
+        return (await self.call("DELETE", "/api/orders", _Swept, query=query)).shards
 
     async def arm_dead_man(self, timeout_ms: int) -> None:
         """Have all own orders cancelled unless this is repeated within the timeout; 0 = never mind."""

@@ -93,8 +93,8 @@ async def replay(
     async with Rest(url, login_from_environment(account)) as rest:
         names = {name: one.index for one in await rest.instruments() for name in (one.symbol, one.market)}
         plan = list(steps(lines, names, symbol=symbol, account=account, prefix=prefix))
-        await rest.cancel_all(symbol)
-        book_was_empty = await rest.is_book_empty(symbol)
+        (swept,) = await rest.cancel_all(symbol)
+        book_was_empty = await rest.is_book_empty(symbol, swept)
     async with AsyncExitStack() as ends:
         owners = dict.fromkeys(step.account for step in plan if isinstance(step, Frame)) if makers else {}
         watches = [await ends.enter_async_context(Executions(url, login_from_environment(owner))) for owner in owners]

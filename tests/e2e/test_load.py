@@ -14,7 +14,8 @@ from shardex.launcher import Running
 
 async def books_are_empty(cluster: Running) -> bool:
     async with Rest(cluster.rest_url, Login("looker")) as rest:
-        return all([await rest.is_book_empty(one.symbol) for one in await rest.instruments()])
+        now = {swept.shard: swept for swept in await rest.cancel_all()}
+        return all([await rest.is_book_empty(one.symbol, now[one.shard]) for one in await rest.instruments()])
 
 
 @pytest.mark.parametrize(

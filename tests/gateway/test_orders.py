@@ -265,7 +265,8 @@ async def test_mass_cancel_of_one_symbol_and_of_all(world: World) -> None:
     await world.submit(user_id="bob", price=140)
     one = await world.call("DELETE", "/api/orders?symbol=AAPL&user_id=alice")
     assert one.status == 200
-    assert one.json["shards"] == [{"shard": "s0", "status": "DONE", "canceled": 2}]
+    place = {"epoch": world.shards[0].epoch, "seq": world.shards[0].sequence}
+    assert one.json["shards"] == [{"shard": "s0", "status": "DONE", "canceled": 2, **place}]
     every = await world.call("DELETE", "/api/orders?user_id=alice")
     assert [(s["shard"], s["canceled"]) for s in every.json["shards"]] == [("s0", 0), ("s1", 2)]
     assert len((await world.call("GET", "/api/orders?user_id=bob")).json["orders"]) == 1, "only one's own"

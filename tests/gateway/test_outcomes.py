@@ -175,7 +175,10 @@ async def test_a_sweep_is_not_repeated_in_silence_but_in_a_new_term(world: World
     shard.mute = True
     shard.payloads.clear()
     said = await world.call("DELETE", "/api/orders?symbol=AAPL&user_id=alice")
-    assert (said.status, said.json["shards"]) == (504, [{"shard": "s0", "status": "UNKNOWN", "canceled": 0}])
+    assert (said.status, said.json["shards"]) == (
+        504,
+        [{"shard": "s0", "status": "UNKNOWN", "canceled": 0, "epoch": 0, "seq": 0}],
+    )
     assert len(shard.payloads) == 1
     waiting = asyncio.create_task(world.call("DELETE", "/api/orders?symbol=AAPL&user_id=alice"))
     await until(lambda: len(shard.payloads) == 2, "the second sweep")
@@ -183,7 +186,8 @@ async def test_a_sweep_is_not_repeated_in_silence_but_in_a_new_term(world: World
     shard.mute = False
     shard.start()
     world.control.spread()
-    assert (await waiting).json["shards"] == [{"shard": "s0", "status": "DONE", "canceled": 0}]
+    (done,) = (await waiting).json["shards"]
+    assert (done["status"], done["canceled"], done["epoch"]) == ("DONE", 0, shard.epoch)
 
 
 @pytest.mark.parametrize(
