@@ -14,7 +14,7 @@ INSTALLED := $(if $(CARGO),$(VENV)/.installed-native,$(VENV)/.installed-pure)
 CHECKOUT_PTH := $(VENV)/lib/python3.*/site-packages/shardex-checkout.pth
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help setup demo test sim torture failover partition lint format bench clean
+.PHONY: help setup demo test explore sim torture failover partition lint format bench clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -28,6 +28,9 @@ demo: setup ## a whole exchange to play with; Ctrl-C ends it and leaves nothing 
 
 test: lint ## everything: style, types, layers, native crate, tests (PYTEST_ARGS="-k journal")
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
+explore: setup ## the property tests with examples that no run had before, and many more of them
+	$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=explore --timeout=3600 $(PYTEST_ARGS)
 
 sim: setup ## simulated faults on the real cores (SEEDS=100000)
 	$(BIN)/python -m tests.sim --seeds $(or $(SEEDS),2000) $(ARGS)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.core import records
@@ -120,7 +120,6 @@ def test_a_damaged_lease_stops_everything(store: ControlStore, term: int) -> Non
 KEYS = st.sampled_from(["a", "b", LEASE_KEY])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(KEYS, st.integers(0, 3), st.binary(max_size=4), st.integers(0, 3)), max_size=30))
 def test_both_back_ends_answer_alike(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, bytes, int]]
