@@ -14,7 +14,7 @@ from typing import assert_never
 
 from coordinator.core import records
 from coordinator.core.group import Group
-from coordinator.core.health import NODE, Health, Place
+from coordinator.core.health import NODE, Health, Place, node_place
 from coordinator.core.leadership import DEFAULT, Leadership, Policy
 from coordinator.core.outbox import Outbox, Ready
 from coordinator.core.records import DaemonRecord
@@ -82,7 +82,7 @@ class Cluster:
         self._publish(instruments)
         for leadership in self._leaderships.values():
             for name, known in sorted(leadership.group.nodes.items()):
-                health.restored((NODE, name), pid=known.pid, incarnation=known.incarnation, now_ns=now_ns)
+                health.restored(node_place(name), pid=known.pid, incarnation=known.incarnation, now_ns=now_ns)
         for place, daemon in self._daemons.items():
             health.restored(place, pid=daemon.pid, incarnation=daemon.incarnation, now_ns=now_ns)
 
@@ -93,7 +93,7 @@ class Cluster:
             (name, known.incarnation, known.pid)
             for leadership in self._leaderships.values()
             for name, known in sorted(leadership.group.nodes.items())
-            if not self._health.has_ended((NODE, name))
+            if not self._health.has_ended(node_place(name))
         ]
 
     def ready(self) -> Ready:
@@ -124,7 +124,7 @@ class Cluster:
 
     def on_gone(self, node: str, incarnation: int, now_ns: int) -> None:
         """The process of a node's session has ended."""
-        if self._health.gone((NODE, node), incarnation):
+        if self._health.gone(node_place(node), incarnation):
             self._outbox.note(f"{node}: its process has ended")
             for leadership in self._leaderships.values():
                 if node in leadership.nodes:

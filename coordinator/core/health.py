@@ -27,6 +27,11 @@ Place = tuple[str, str]
 """Role and name of a daemon."""
 
 
+def node_place(node: str) -> Place:
+    """Of a node of a shard."""
+    return NODE, node
+
+
 class _Pulse:
     """What is known of one daemon.
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from coordinator.core import group as groups
 from coordinator.core import records
 from coordinator.core.group import NOBODY, Denied, Group, Node, Session
-from coordinator.core.health import NODE, Health, Place
+from coordinator.core.health import NODE, Health, node_place
 from coordinator.core.outbox import Outbox
 from coordinator.core.rules import ALL, Rules
 from coordinator.core.suspicion import Suspicion, number
@@ -116,7 +116,7 @@ class Leadership:
         """What operators see."""
         group = self.group
         heirs = self._suspicion.heirs(group, now_ns)
-        living = [node for node in self.nodes if not self._health.silent(_place(node), now_ns)]
+        living = [node for node in self.nodes if not self._health.silent(node_place(node), now_ns)]
         flags = {
             "SOLO": len(group.isr) == 1,
             "NO_FAILOVER": bool(group.epoch) and (not heirs or group.flapping or group.frozen_seq > 0 or self._behind),
@@ -125,7 +125,7 @@ class Leadership:
             "METADATA_BEHIND": self._behind,
             "LOGS_AWAITED": group.weighing,
             "FROZEN": group.frozen_seq > 0,
-            "CLOCK": any(self._health.stats(_place(node)).get("clock_off_ms", 0) != 0 for node in living),
+            "CLOCK": any(self._health.stats(node_place(node)).get("clock_off_ms", 0) != 0 for node in living),
         }
         return m.ShardStatus(
             self.shard,
@@ -181,7 +181,7 @@ class Leadership:
         if group.current(name) not in group.isr:
             return False
         others = [group.current(node) for node in group.nodes if node != name]
-        return any(self._health.undecided(_place(node), incarnation, now_ns) for node, incarnation in others)
+        return any(self._health.undecided(node_place(node), incarnation, now_ns) for node, incarnation in others)
 
     def register(self, message: m.Register, incarnation: int, now_ns: int) -> None:
         """A new session of a node begins."""
@@ -219,7 +219,7 @@ class Leadership:
 
     def on_beat(self, peer: bytes, message: m.Beat, now_ns: int) -> None:
         """A heartbeat of a known session came; `Health` has taken it already."""
-        stats = self._health.stats(_place(message.name))
+        stats = self._health.stats(node_place(message.name))
         session = message.name, message.incarnation
         seen_ver = number(stats, "view")
         self._compare(message.name, seen_ver, number(stats, "epoch"))
@@ -454,7 +454,7 @@ class Leadership:
     def _unequal(self, message: m.Register, now_ns: int) -> str:
         """How a node differs from a living one of its shard in what makes the same log give the same state."""
         for name, known in sorted(self.group.nodes.items()):
-            if name == message.name or self._health.silent(_place(name), now_ns):
+            if name == message.name or self._health.silent(node_place(name), now_ns):
                 continue
             for setting in sorted(message.must_equal.keys() & known.must_equal.keys()):
                 ours, theirs = message.must_equal[setting], known.must_equal[setting]
@@ -471,7 +471,7 @@ class Leadership:
             raise Denied("METADATA_BEHIND: the control store went back in time, nothing can be decided")
 
     def _alive(self, now_ns: int) -> groups.Alive:
-        return lambda session: self._health.alive(_place(session[0]), session[1], now_ns)
+        return lambda session: self._health.alive(node_place(session[0]), session[1], now_ns)
 
     def _member(self, session: Session) -> m.Member:
         """A session and its replication door; of one that is over only its name."""
@@ -483,10 +483,6 @@ class Leadership:
         """Failovers within the window; those of a clock that has begun anew since do not count."""
         since_ns = now_ns - self._policy.failovers_window_ns
         return tuple(ns for ns in self.group.failovers_ns if since_ns < ns <= now_ns)
-
-
-def _place(node: str) -> Place:
-    return NODE, node
 
 
 def _peer(node: str) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordinator.core.group import NOBODY, Group, Session
-from coordinator.core.health import NODE, Health, Place
+from coordinator.core.health import Health, node_place
 from exchange.domain import NS_PER_MS, NS_PER_S
 
 HOLD_NS = 2 * NS_PER_S
@@ -38,7 +38,7 @@ class Suspicion:
 
     def is_lost(self, group: Group, now_ns: int) -> bool:
         """The primary's process has ended, or it is silent and was given its time."""
-        if group.primary == NOBODY or not self._health.silent(place_of(group.primary), now_ns):
+        if group.primary == NOBODY or not self._health.silent(node_place(group.primary[0]), now_ns):
             self._silent_ns = None
             return False
         if self._silent_ns is None:
@@ -48,12 +48,12 @@ class Suspicion:
 
     def has_ended(self, group: Group) -> bool:
         """The primary's process is known to have ended."""
-        return self._health.has_ended(place_of(group.primary))
+        return self._health.has_ended(node_place(group.primary[0]))
 
     def heirs(self, group: Group, now_ns: int) -> list[Session]:
         """Living members of the in-sync set besides the primary."""
         others = [session for session in group.isr if session != group.primary]
-        return [session for session in others if self._health.alive(place_of(session), session[1], now_ns)]
+        return [session for session in others if self._health.alive(node_place(session[0]), session[1], now_ns)]
 
     def faster_disk(self, group: Group, now_ns: int) -> Session | None:
         """Who should lead instead of a primary whose disk has long been slow; None when nobody is better."""
@@ -67,19 +67,14 @@ class Suspicion:
 
     def _is_heard_by_standby(self, group: Group, now_ns: int) -> bool:
         for heir in self.heirs(group, now_ns):
-            heard_ms = number(self._health.stats(place_of(heir)), "hears_primary_ms")
-            heard_ns = heard_ms * NS_PER_MS + self._health.age_ns(place_of(heir), now_ns)
+            heard_ms = number(self._health.stats(node_place(heir[0])), "hears_primary_ms")
+            heard_ns = heard_ms * NS_PER_MS + self._health.age_ns(node_place(heir[0]), now_ns)
             if heard_ms >= 0 and heard_ns < HEARS_NS:
                 return True
         return False
 
     def _sync_us(self, session: Session) -> int:
-        return number(self._health.stats(place_of(session)), "fsync_p99_us")
-
-
-def place_of(session: Session) -> Place:
-    """Where Health keeps a session."""
-    return NODE, session[0]
+        return number(self._health.stats(node_place(session[0])), "fsync_p99_us")
 
 
 def number(stats: Mapping[str, Any], key: str) -> int:

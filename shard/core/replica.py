@@ -29,16 +29,11 @@ from typing import NamedTuple, assert_never
 
 from exchange import messages as m
 from exchange.errors import WireError
-from exchange.limits import (
-    BATCH_BYTES_MAX,
-    BATCH_COMMANDS_MAX,
-    INBOX_BATCHES_MAX,
-    INBOX_BYTES_MAX,
-    RECORD_BYTES_MAX,
-    RECORD_COMMANDS_MAX,
-)
-from exchange.wire import array_body_offset, array_header, decode_replies, decode_shard_inbound, encode
+from exchange.limits import RECORD_BYTES_MAX, RECORD_COMMANDS_MAX
+from exchange.wire import array_header, decode_replies, decode_shard_inbound, encode
 from shard.core.engine import Engine
+from shard.core.followers import Followers, Parcel
+from shard.core.inbox import COORDINATOR, Inbox, Refusal, Waiting
 from shard.core.journal import Position
 from shard.core.log_clock import LogClock
 from shard.core.outcome import event_frame, reply_range, trade_count
@@ -47,13 +42,7 @@ from shard.core.record import chain_after, encode_batch
 from shard.core.ring import Ring
 from shard.core.senders import Senders
 
-COORDINATOR = b"coordinator"
-"""Identity of the one peer whose batches may hold operator commands."""
-
 _TICK = encode(m.Tick())
-
-Parcel = tuple[bytes, bytes, bytes]
-"""(peer, header, payload) for the Router."""
 
 
 class Phase(Enum):
@@ -70,14 +59,6 @@ class Ready(NamedTuple):
     notes: list[str]
 
 
-class _Batch(NamedTuple):
-    peer: bytes
-    number: int
-    epoch: int
-    commands: int
-    body: bytes
-
-
 class _Flight(NamedTuple):
     """A record on its way: who gets which part of its outcome."""
 
@@ -85,7 +66,7 @@ class _Flight(NamedTuple):
     first_seq: int
     after: Position
     own: int
-    batches: list[_Batch]
+    batches: list[Waiting]
     ticks: int
 
 
@@ -116,13 +97,12 @@ class Replica:
         self._node = node
         self._epoch = position.epoch
         self._now_ns = 0
-        self._inbox: deque[_Batch] = deque()
-        self._inbox_bytes = 0
+        self._inbox = Inbox(shard, engine)
         self._epoch_start = b""
         self._own: deque[bytes] = deque()
         self._defined: dict[int, m.DefineInstrument] = {}
         self._tick_due = False
-        self._followers: dict[bytes, int] = {}
+        self._followers = Followers(shard, engine, ring)
         self._senders = Senders()
         self._flight: _Flight | None = None
         self._doubt: deque[_Doubt] = deque()
@@ -179,12 +159,9 @@ class Replica:
         self._now_ns = now_ns
         self.phase = Phase.SERVING
         self._epoch = epoch
-        waiting = self._inbox
-        self._inbox = deque()
-        self._inbox_bytes = 0
-        for batch in waiting:
+        for batch in self._inbox.empty():
             if batch.epoch in (0, epoch):
-                self._enqueue(batch)
+                self._inbox.put(batch)
             else:
                 self._refuse(batch.peer, batch.number, "NOT_PRIMARY", self._other_term(batch.epoch))
         self._epoch_start = epoch_start if opens else b""
@@ -226,8 +203,7 @@ class Replica:
             case m.Batch():
                 self._take(message, payload, peer)
             case m.Follow():
-                if len(self._followers) < INBOX_BATCHES_MAX:
-                    self._followers[peer] = message.after_seq
+                self._followers.ask(peer, message.after_seq)
             case _:
                 assert_never(message)
 
@@ -282,10 +258,8 @@ class Replica:
         self.phase = Phase.WAITING
 
     def _empty_inbox(self, reason: str, detail: str) -> None:
-        for batch in self._inbox:
+        for batch in self._inbox.empty():
             self._refuse(batch.peer, batch.number, reason, detail)
-        self._inbox.clear()
-        self._inbox_bytes = 0
 
     def _settle(self, flight: _Flight, outcome: bytes) -> None:
         if flight.own:
@@ -307,8 +281,10 @@ class Replica:
 
     def ready(self) -> Ready:
         """What may leave now; what is returned here is not returned again."""
-        if self._followers and self.committed_seq >= self.ring.last_seq:
-            self._answer_followers()
+        if self.committed_seq >= self.ring.last_seq:
+            in_doubt = self._doubt or self._flight is not None
+            leads = self.phase is not Phase.WAITING
+            self._send += self._followers.answer(None if in_doubt else self.position.seq, leads=leads)
         ready = Ready(self._send, self._publish, self._notes)
         self._send, self._publish, self._notes = [], [], []
         return ready
@@ -319,7 +295,7 @@ class Replica:
         Empty when there is nothing to log, and while a follower needs an image: then what is in doubt is settled first.
         """
         assert self._flight is None, "one record at a time"
-        if self._doubt and any(not self.ring.covers(after_seq) for after_seq in self._followers.values()):
+        if self._doubt and self._followers.want_image:
             return b""
         commands = [self._epoch_start] if self._epoch_start else []
         self._epoch_start = b""
@@ -338,20 +314,14 @@ class Replica:
             count += 1
             size += len(_TICK)
             ticks = 1
-        batches: list[_Batch] = []
-        while self._inbox and not self._own:
-            batch = self._inbox[0]
-            if count + batch.commands > RECORD_COMMANDS_MAX or size + len(batch.body) > RECORD_BYTES_MAX:
-                break
-            batches.append(self._inbox.popleft())
+        batches = self._inbox.draw(RECORD_COMMANDS_MAX - count, RECORD_BYTES_MAX - size) if not self._own else []
+        for batch in batches:
             commands.append(batch.body)
             count += batch.commands
-            size += len(batch.body)
         if not count:
             return b""
         before = self.position
         ts_ns = self.clock.stamp(self._now_ns, before.ts_ns)
-        self._inbox_bytes -= sum([len(batch.body) for batch in batches])
         record = encode_batch(
             epoch=self._epoch,
             first_seq=before.seq + 1,
@@ -365,73 +335,30 @@ class Replica:
         return record
 
     def _take(self, header: m.Batch, payload: bytes, peer: bytes) -> None:
-        """Admit a batch or refuse it whole."""
-        number = header.batch
+        """Let a batch in or refuse it whole."""
         if self.phase is Phase.WAITING:
-            self._refuse(peer, number, "SHARD_DOWN", f"shard {self._shard} waits for the coordinator")
+            refusal: Refusal | None = Refusal("SHARD_DOWN", f"shard {self._shard} waits for the coordinator")
         elif self.phase is Phase.DRAINING:
-            self._refuse(peer, number, "SHARD_DOWN", f"shard {self._shard} is shutting down")
+            refusal = Refusal("SHARD_DOWN", f"shard {self._shard} is shutting down")
         elif header.epoch not in (0, self._epoch):
-            self._refuse(peer, number, "NOT_PRIMARY", self._other_term(header.epoch))
-        elif peer != COORDINATOR and self._senders.is_over(peer, header.incarnation, number):
-            self._refuse(peer, number, "SUPERSEDED", f"incarnation {header.incarnation} of the sender is over")
+            refusal = Refusal("NOT_PRIMARY", self._other_term(header.epoch))
+        elif peer != COORDINATOR and self._senders.is_over(peer, header.incarnation, header.batch):
+            refusal = Refusal("SUPERSEDED", f"incarnation {header.incarnation} of the sender is over")
         elif self._refusing:
-            self._refuse(peer, number, "FAILING_OVER", f"shard {self._shard}: {self._refusing}")
-        elif len(self._inbox) >= INBOX_BATCHES_MAX or self._inbox_bytes + len(payload) > INBOX_BYTES_MAX:
-            self._refuse(peer, number, "OVERLOADED", f"shard {self._shard} has {len(self._inbox)} batches waiting")
-        elif len(payload) > BATCH_BYTES_MAX:
-            self._refuse(peer, number, "MALFORMED", f"batch of {len(payload)} bytes exceeds {BATCH_BYTES_MAX}")
+            refusal = Refusal("FAILING_OVER", f"shard {self._shard}: {self._refusing}")
         else:
-            allowed = m.OPERATOR_COMMANDS if peer == COORDINATOR else m.CUSTOMER_COMMANDS
-            try:
-                count = self.engine.admit(payload, allowed)
-                body = payload[array_body_offset(payload) :]
-            except (ValueError, WireError) as fault:
-                self._refuse(peer, number, "MALFORMED", str(fault))
-                return
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as fault:  # our own defect (a panic is no Exception), and nothing was changed by it
-                self._notes.append(f"batch {number} of {peer!r} could not be checked: {fault!r}")
-                self._refuse(peer, number, "MALFORMED", "the engine failed to check it")
-                return
-            if count != header.count or not 1 <= count <= BATCH_COMMANDS_MAX:
-                detail = (
-                    f"batch announces {header.count} commands, it has {count}; allowed are 1 to {BATCH_COMMANDS_MAX}"
-                )
-                self._refuse(peer, number, "MALFORMED", detail)
-                return
-            self._enqueue(_Batch(peer, number, header.epoch, count, body))
-
-    def _enqueue(self, batch: _Batch) -> None:
-        self._inbox.append(batch)
-        self._inbox_bytes += len(batch.body)
+            refusal = self._inbox.take(header, payload, peer)
+        if refusal is None:
+            return
+        if refusal.note:
+            self._notes.append(refusal.note)
+        self._refuse(peer, header.batch, refusal.reason, refusal.detail)
 
     def _refuse(self, peer: bytes, batch: int, reason: str, detail: str) -> None:
         self._send.append((peer, encode(m.Refused(batch, self._epoch, reason, detail)), b""))
 
     def _other_term(self, epoch: int) -> str:
         return f"shard {self._shard} is in term {self._epoch}, the batch is meant for term {epoch}"
-
-    def _answer_followers(self) -> None:
-        """Frames while the ring has them. An image needs an engine that holds just what is committed."""
-        later: dict[bytes, int] = {}
-        image = b""
-        for peer, after_seq in self._followers.items():
-            if self.ring.covers(after_seq):
-                chunk = self.ring.chunk(after_seq)
-                frames = m.Frames(self._shard, chunk.first_seq, chunk.last_seq, chunk.more)
-                self._send.append((peer, encode(frames), chunk.payload))
-            elif self._doubt or self._flight is not None or self._is_behind(after_seq):
-                later[peer] = after_seq
-            else:
-                image = image or self.ring.with_recent_trades(self.engine.image())
-                self._send.append((peer, encode(m.Image(self._shard, self.position.seq)), image))
-        self._followers = later
-
-    def _is_behind(self, after_seq: int) -> bool:
-        """Another node leads and has told this follower more than has come here."""
-        return self.phase is Phase.WAITING and after_seq > self.position.seq
 
     def _check_own(self, outcome: bytes, count: int) -> None:
         for reply in decode_replies(array_header(count) + reply_range(outcome, 0, count)):
