@@ -34,8 +34,9 @@ class Inputs(Struct, frozen=True, kw_only=True):
 def check(inputs: Inputs, *, progress: Progress, create: Create = create_engine) -> Report:
     """Check everything; also beside a running cluster. About half a minute for a million orders, in streams.
 
-    What clients saw is read first, then the store, then traces, of primaries before standbys, then journals, of
-    standbys before primaries: what is read later may only be more.
+    What clients saw is read first, then the store, then traces, then journals, of standbys before primaries, then
+    promises, then who the store says to have led: what is read later may only be more. Of traces no release is judged
+    that came after the first was read.
     JournalError, StoreError or HistoryError when an input cannot be read at all.
     """
     check_ = _Check(inputs, progress, create)
@@ -113,14 +114,21 @@ class _Check:
         leader = group.primary[0] if group is not None else ""
         logs.sort(key=lambda log: log.node == leader)
         instruments: dict[int, None] = {}
-        notes = {log.node: read_trace(log.directory) for log in reversed(logs)}
+        notes = {}
         for log in logs:
+            self._progress(f"reading the trace of {log.node}", 0, 1)
+            notes[log.node] = read_trace(log.directory, log.traced_bytes)
+        orders = [invariants.Order(log) for log in logs]
+        for log, order in zip(logs, orders, strict=True):
             self._progress(f"reading {log.node}", 0, 1)
-            order = invariants.Order(log, self._metadata.leaders(shard))
             self.report.add(order.scan())
+            log.read_state_again()
             instruments.update(order.instruments)
             coverage.traced += len(notes[log.node])
             coverage.records += order.records
+        metadata = Metadata(self._inputs.data)
+        for order in orders:
+            self.report.add(order.strangers(metadata.leaders(shard)))
         last = logs[-1]
         if last.node != leader or not last.fragments:
             last = max(logs, key=lambda log: (log.last_epoch, log.end_seq))

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from coordinator.core.group import Group, Session
 from drills.checker.history import Calls
@@ -55,15 +56,25 @@ def i1_agreement(shard: str, logs: Sequence[NodeLog], line: Line, group: Group |
             yield Finding("I1", shard, sentence, {"file": str(member.fragments[-1].path), "seq": seq})
 
 
+class _Begun(NamedTuple):
+    """Where a term begins, and who says so."""
+
+    fragment: Fragment
+    offset: int
+    seq: int
+    epoch: int
+    who: Session
+
+
 class Order:
     """I2 dense order, of one node's files; `begins` = who began which term, `instruments` = what was defined."""
 
-    def __init__(self, log: NodeLog, leaders: Mapping[int, list[Session]]) -> None:
+    def __init__(self, log: NodeLog) -> None:
         self.begins: Begins = {}
         self.instruments: dict[int, None] = {}
         self.records = 0
         self._log = log
-        self._leaders = leaders
+        self._begun: list[_Begun] = []
         self._defining = False
 
     def scan(self) -> Iterator[Finding]:
@@ -83,6 +94,18 @@ class Order:
                 before = fragment
             if fragment.damaged:
                 yield self._finding(fragment, fragment.stop_offset, f"{fragment.fault}, and whole records follow")
+
+    def strangers(self, leaders: Mapping[int, list[Session]]) -> Iterator[Finding]:
+        """Terms that were begun by somebody else than the store names. The store knows of a term before any journal."""
+        for begun in self._begun if leaders else []:
+            known = leaders.get(begun.epoch, [])
+            if begun.who not in known:
+                led = ", ".join(f"{node} ({incarnation})" for node, incarnation in known) or "nobody"
+                sentence = (
+                    f"record of seq {begun.seq}: term {begun.epoch} was begun by {begun.who[0]} ({begun.who[1]}), "
+                    f"but belongs to {led}"
+                )
+                yield self._finding(begun.fragment, begun.offset, sentence)
 
     def _scan(self, fragment: Fragment) -> Iterator[Finding]:
         head = fragment.head
@@ -107,12 +130,12 @@ class Order:
                 if found.epoch <= epoch:
                     wrong.append(f"term {found.epoch} starts a second time")
             if self._defining:
-                wrong += self._read_beginning(record)
+                wrong += self._read_beginning(fragment, record)
             for sentence in wrong:
                 yield self._finding(fragment, record.offset, f"record of seq {found.first_seq}: {sentence}")
             seq, epoch, ts_ns, chain = found.last_seq, found.epoch, found.ts_ns, record.chain
 
-    def _read_beginning(self, record: Record) -> list[str]:
+    def _read_beginning(self, fragment: Fragment, record: Record) -> list[str]:
         """EpochStart and the definitions behind it."""
         head = record.head
         payload = record.record[HEAD_BYTES : HEAD_BYTES + head.payload_bytes]
@@ -127,12 +150,9 @@ class Order:
         self._defining = bool(defined) or isinstance(first, m.EpochStart)
         if isinstance(first, m.EpochStart):
             who = (first.node, first.incarnation)
-            known = self._leaders.get(head.epoch, []) if self._leaders else None
+            self._begun.append(_Begun(fragment, record.offset, head.first_seq, head.epoch, who))
             if first.epoch != head.epoch:
                 wrong.append(f"its EpochStart names term {first.epoch}, the record is of term {head.epoch}")
-            if known is not None and who not in known:
-                led = ", ".join(f"{node} ({incarnation})" for node, incarnation in known) or "nobody"
-                wrong.append(f"term {head.epoch} was begun by {who[0]} ({who[1]}), but belongs to {led}")
             if self.begins.setdefault(head.epoch, who) != who:
                 wrong.append(f"term {head.epoch} was begun by {who[0]} and by {self.begins[head.epoch][0]}")
         return wrong

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from drills.checker.traces import traced_bytes
 from exchange.errors import JournalError
 from shard.core.journal import SEGMENT_HEAD_BYTES, SegmentHead, decode_segment_head
 from shard.core.record import ALIGNMENT, FORMAT, HEAD_BYTES, MAGIC, RecordHead, chain_after, decode_head, decode_record
@@ -123,6 +124,7 @@ class NodeLog:
         self.node = directory.name
         self.directory = directory
         self.synced_seq = read_note(directory)
+        self.traced_bytes = traced_bytes(directory)
         self.state: NodeState | None = load_state(directory)
         self.fragments = [Fragment(path, self.node, archived=False) for path in segment_paths(directory)]
         self.archives = [Fragment(path, self.node, archived=True) for path in sorted(directory.glob(ARCHIVES))]
@@ -135,6 +137,10 @@ class NodeLog:
                 pass  # there is a newer one by now
             except JournalError as fault:
                 self.broken_snapshots.append(str(fault))
+
+    def read_state_again(self) -> None:
+        """After the journal was scanned: a node promises a term before it writes records of it."""
+        self.state = load_state(self.directory)
 
     @property
     def shard(self) -> str:

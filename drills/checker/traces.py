@@ -32,8 +32,18 @@ class _Line(Struct):
     ver: int = 0
 
 
-def read_trace(directory: Path) -> list[Note]:
-    """All notes of one node, in their order; none where it wrote none. HistoryError when a line cannot be read."""
+def traced_bytes(directory: Path) -> int:
+    """How much of its doing a node has noted by now."""
+    path = directory / TRACE_FILE
+    return path.stat().st_size if path.exists() else 0
+
+
+def read_trace(directory: Path, judged_bytes: int) -> list[Note]:
+    """All notes of one node, in their order; none where it wrote none. HistoryError when a line cannot be read.
+
+    Releases behind `judged_bytes` are left out. What they stood on may have been noted by another node after its trace
+    was read; with the `traced_bytes` of a time before any trace was read it cannot.
+    """
     path = directory / TRACE_FILE
     if not path.exists():
         return []
@@ -47,6 +57,7 @@ def read_trace(directory: Path) -> list[Note]:
             found = decode(line)
         except msgspec.MsgspecError as fault:
             raise HistoryError(f"{path}, byte {offset}: {fault}") from fault
-        notes.append(Note(found.kind, found.at_ns, found.epoch, found.seq, found.required, found.ver, path, offset))
+        if found.kind != "release" or offset < judged_bytes:
+            notes.append(Note(found.kind, found.at_ns, found.epoch, found.seq, found.required, found.ver, path, offset))
         offset += len(line)
     return notes

@@ -7,6 +7,7 @@ archives that record, and is in sync again.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -32,6 +33,8 @@ from shard.trace import TRACE_FILE
 
 A, B = "s0-a", "s0-b"
 BTC, ETH = 0, 1
+AHEAD_BYTES = 4096
+"""Zeros behind the last record: space that was taken and is not used yet."""
 
 
 @dataclass
@@ -220,6 +223,30 @@ def write(world: World, data: Path) -> None:
         act(data)
 
 
+def note(data: Path, node: str, line: dict[str, Any]) -> None:
+    """A running node notes one deed more."""
+    with (data / "shards" / node / TRACE_FILE).open("ab") as file:
+        file.write(msgspec.json.encode(line) + b"\n")
+
+
+def next_term(world: World, data: Path) -> None:
+    """The store makes s0-a the leader of term 3, both nodes promise it, and then its first record lies on both."""
+    store = SqliteStore(data / "control")
+    changed = records.encode(Group(3, (A, 3), ((A, 3),), 2))
+    assert isinstance(store.cas(records.SHARD_PREFIX + "s0", len(world.versions), changed, take_lease(store, "c0")), Ok)
+    store.close()
+    position = START
+    for plan in world.log:
+        position = _behind(plan, position)[1]
+    begins = Record(3, position.ts_ns + NS_PER_MS, [m.EpochStart(3, A, 3)])
+    for node in (A, B):
+        directory = data / "shards" / node
+        save_state(directory, NodeState("s0", f"journal-of-{node}", 3, world.incarnations[node], "boot"))
+        with max(directory.glob("*.segment")).open("rb+") as file:
+            file.seek(-AHEAD_BYTES, SEEK_END)
+            file.write(_behind(begins, position)[0])
+
+
 def encoded(plan: Record, seq: int, chain: int) -> tuple[bytes, int]:
     """The bytes of a record behind a position, and the chain behind it."""
     record = encode_record(
@@ -230,6 +257,12 @@ def encoded(plan: Record, seq: int, chain: int) -> tuple[bytes, int]:
         commands=[encode(command) for command in plan.commands],
     )
     return record, chain_after(record)
+
+
+def _behind(plan: Record, position: Position) -> tuple[bytes, Position]:
+    """The bytes of a record behind a position, and the position behind it."""
+    record, chain = encoded(plan, position.seq, position.chain)
+    return record, Position(position.seq + len(plan.commands), plan.epoch, plan.ts_ns, chain)
 
 
 def _write_node(world: World, directory: Path, node: str) -> None:
@@ -246,13 +279,12 @@ def _write_node(world: World, directory: Path, node: str) -> None:
             parts.append((position, []))
         if number == world.lost_after and world.lost and node == A:
             _archive(world, directory, node, position)
-        record, chain = encoded(plan, position.seq, position.chain)
-        position = Position(position.seq + len(plan.commands), plan.epoch, plan.ts_ns, chain)
+        record, position = _behind(plan, position)
         positions[position.seq] = position
         parts[-1][1].append(record)
     for base, part in parts:
         file = encode_segment_head(_head(world, node, base)) + b"".join(part)
-        ahead = bytes(4096) if part is parts[-1][1] else b""
+        ahead = bytes(AHEAD_BYTES) if part is parts[-1][1] else b""
         (directory / segment_name(base.seq)).write_bytes(file + ahead)
     for seq, body in world.snapshots.get(node, {}).items():
         (directory / f"{seq:020d}.snapshot").write_bytes(encode_head(positions[seq], body) + body)
@@ -268,8 +300,7 @@ def _archive(world: World, directory: Path, node: str, base: Position) -> None:
     (directory / "divergent").mkdir()
     content, position = encode_segment_head(_head(world, node, base)), base
     for plan in world.lost:
-        record, chain = encoded(plan, position.seq, position.chain)
-        position = Position(position.seq + len(plan.commands), plan.epoch, plan.ts_ns, chain)
+        record, position = _behind(plan, position)
         content += record
     (directory / "divergent" / f"{base.seq:020d}-1.records").write_bytes(content)
 

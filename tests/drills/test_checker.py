@@ -11,7 +11,7 @@ from exchange import messages as m
 from exchange.domain import NS_PER_MS, NS_PER_S, Side
 from shard.core.engine import create_engine
 from tests.drills.judge import judge
-from tests.drills.story import A, B, Record, World, clean, encoded, order
+from tests.drills.story import A, B, Record, World, clean, encoded, next_term, note, order
 
 replace = msgspec.structs.replace
 Lie = Callable[[World], None]
@@ -304,6 +304,28 @@ def test_a_lie_is_found_by_the_invariant_that_forbids_it(tmp_path: Path, lie: Li
     lie(world)
     report = judge(world, tmp_path, gap_max_ms=10_000)
     assert set(report.counts) == broken, report.lines()
+
+
+def test_a_cluster_that_changes_hands_while_it_is_looked_at_is_clean(tmp_path: Path) -> None:
+    """Between one file and the next a release finds its acknowledgement, and the other node leads another term."""
+    world = clean().world
+    seq = _end(world)
+    world.traces = {A: [_note("ack", 2, seq)], B: [_note("sync", 0, seq + 1), _note("release", 2, seq, required=A)]}
+    seen: list[str] = []
+
+    def go_on(what: str, done: int, total: int) -> None:
+        if what not in seen:
+            seen.append(what)
+            if what == "reading the trace of s0-b":  # that of s0-a was read already
+                note(tmp_path, A, _note("ack", 2, seq + 1))
+                note(tmp_path, B, _note("release", 2, seq + 1, required=A))
+            if what == "reading s0-a":
+                next_term(world, tmp_path)
+
+    report = judge(world, tmp_path, progress=go_on)
+    assert {"reading the trace of s0-b", "reading s0-a"} <= set(seen)
+    assert report.lines()[-1] == "clean", report.lines()
+    assert report.coverage.terms == {"s0": 3}
 
 
 def _end(world: World) -> int:
