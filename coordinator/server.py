@@ -30,7 +30,7 @@ from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import StoreError, WireError
 from exchange.failpoints import Point, reach
 from exchange.limits import BEAT_INTERVAL_NS
-from exchange.process import Daemon, background, run_async, title
+from exchange.process import Daemon, background, look_for_garbage_rarely, run_async, title
 from exchange.sockets import Dealer, Router, attach
 from exchange.wire import decode_coordinator_inbound, decode_shard_outbound, encode
 
@@ -96,6 +96,7 @@ class Coordinator:
         self._router.bind(self._config.endpoint("control"))
         detach = attach(self._router, self._drain)
         ticker = background(self._tick())
+        look_for_garbage_rarely()
         self._log.info("serving", term=self._term, map_version=self._cluster.map.version)
         await stop.wait()
         ticker.cancel()

@@ -2,7 +2,7 @@
 
 Each shard has an open-loop load of its own: orders leave at their times whatever the answers do, and their latency
 counts from those times. A time without a success is the longest gap between two answers of the shard itself. After
-each change both nodes of every shard must be in sync again before the next. Other shards are watched too.
+each change both nodes of every shard must be in sync again before the next. Other shards are watched too, and the disk.
 
 Partitions have a cluster of their own, whose coordinator and nodes live in network namespaces (root, ip, iptables);
 where those cannot be made they are left out, and the report says so. Prints a table with targets and writes
@@ -31,6 +31,7 @@ from bench.cluster import BUILD
 from bench.machine import Machine, describe
 from bench.results import Row, table
 from drills.cluster import Cluster, Mode, aside
+from drills.disk import DiskProbe
 from drills.network import missing
 from drills.outages import longest_pause_ns, percentile_ms
 from drills.timeline import Timeline
@@ -77,7 +78,8 @@ OTHERS_TARGET = 2.0
 
 class Change(Struct, frozen=True):
     """One change of hands. `without_success_ns` = longest gap between answers of the shard, `waited_ns` = longest time
-    from the intended sending of an order to its answer, `whole_ns` = until both nodes of all shards were in sync again.
+    from the intended sending of an order to its answer, `whole_ns` = until both nodes of all shards were in sync again,
+    `disk_ns` = longest fdatasync of a file beside it that nobody else uses: so long nobody could be answered anyway.
     """
 
     kind: str
@@ -86,6 +88,7 @@ class Change(Struct, frozen=True):
     without_success_ns: int
     waited_ns: int
     whole_ns: int
+    disk_ns: int
 
 
 class Result(Struct, frozen=True):
@@ -103,12 +106,13 @@ class Result(Struct, frozen=True):
 class Failover:
     """One cluster under load, many changes of hands. `errors` = orders that ended without a decision, by kind."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, disk: DiskProbe) -> None:
         self.changes: list[Change] = []
         self.errors: dict[str, Counter[str]] = {}
         self.before_ns: dict[str, list[int]] = {}
         self.during_ns: dict[str, list[int]] = {}
         self._cluster = cluster
+        self._disk = disk
         self._times = {shard: Timeline() for shard in cluster.shards}
         self._drives: list[asyncio.Task[object]] = []
 
@@ -155,7 +159,7 @@ class Failover:
             change = await self._change(kind, shard)
             self.changes.append(change)
             said = f"{change.without_success_ns / NS_PER_MS:,.0f} ms without a success"
-            whole = f"whole after {change.whole_ns / NS_PER_S:.1f} s"
+            whole = f"disk {change.disk_ns / NS_PER_MS:,.0f} ms, whole after {change.whole_ns / NS_PER_S:.1f} s"
             print(f"{number + 1}/{count} {kind} {change.victim}: {said}, {whole}", file=sys.stderr, flush=True)
         self.errors[kind] = self._errors() - errors
 
@@ -192,6 +196,7 @@ class Failover:
             longest_pause_ns(times.decided_ns, at_ns, whole_ns),
             max(times.latencies_ns(at_ns, whole_ns), default=whole_ns - at_ns),
             whole_ns - at_ns,
+            self._disk.longest_ns(at_ns, until_ns),
         )
 
     async def _cut_off(self, victim: str, shard: str) -> None:
@@ -223,6 +228,7 @@ def rows_of(failover: Failover, kinds: Sequence[str]) -> Iterator[Row]:
         yield _figure(f"{TITLES[kind]}: orders without a decision", count, "orders", len(changes), target, errors)
         waits = [change.waited_ns for change in changes]
         yield _row(f"{TITLES[kind]}: longest wait of an order from its intended time, p99", waits, 99)
+        yield _row(f"{TITLES[kind]}: longest fdatasync of an idle file beside, p99", [c.disk_ns for c in changes], 99)
         name = f"{TITLES[kind]}: until all nodes are in sync again, looked at from {WATCH_S:g} s on, p99"
         yield _row(name, [change.whole_ns for change in changes], 99)
         before, during = (percentile_ms(values[kind], 99) for values in (failover.before_ns, failover.during_ns))
@@ -266,13 +272,14 @@ def _figure(name: str, value: float, unit: str, runs: int, target: float | None,
 
 async def _measure(data: Path, mode: Mode, counts: dict[str, int], *, apart: bool) -> tuple[Failover, str]:
     cluster = await aside(lambda: Cluster(data, shards=SHARDS, mode=mode, apart=apart, traced=False))
-    failover = Failover(cluster)
-    try:
-        await failover.run(counts)
-    except ShardexError as trouble:
-        return failover, str(trouble)
-    finally:
-        await aside(cluster.stop)
+    with DiskProbe(data) as disk:
+        failover = Failover(cluster, disk)
+        try:
+            await failover.run(counts)
+        except ShardexError as trouble:
+            return failover, str(trouble)
+        finally:
+            await aside(cluster.stop)
     return failover, ""
 
 

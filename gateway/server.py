@@ -1,7 +1,6 @@
 """The gateway daemon: wires the door, the shards, riskd, marketdata and the coordinator together, and ends in order."""
 
 import asyncio
-import gc
 import ipaddress
 import secrets
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError
 from exchange.limits import ORDER_DEADLINE_NS
-from exchange.process import ControlLink, Daemon, run_async
+from exchange.process import ControlLink, Daemon, look_for_garbage_rarely, run_async
 from exchange.wire import decode_market_outbound, decode_risk_outbound
 from gateway.core.admission import Identities
 from gateway.core.auth import Authority, Key, parse_keys
@@ -34,8 +33,6 @@ from gateway.ws import OrderSockets
 TICK_S = 0.02
 KEYS_CHECK_S = 0.5
 DRAIN_S = ORDER_DEADLINE_NS / NS_PER_S + 0.5
-GARBAGE_ALLOCATIONS = 50_000
-"""Objects allocated and not freed between two looks for cyclic garbage; with the default, 700, they cost a tenth."""
 KEYS_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -168,10 +165,7 @@ class Gateway:
             await self._site.start()
         except OSError as fault:
             raise ConfigError([f"gateway.port {settings.port} on {settings.host} cannot be used: {fault}"]) from fault
-        # What lives now lives as long as the process, and requests make no cycles: look for garbage rarely.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE_ALLOCATIONS, 20, 20)
+        look_for_garbage_rarely()
         self._tickers = [loop.create_task(self._tick_shards()), loop.create_task(self._watch())]
         self._log.info("listening", host=settings.host, port=self.port)
 

@@ -12,7 +12,7 @@ from exchange.domain import NS_PER_S
 from exchange.errors import WireError
 from exchange.feed import Feed
 from exchange.limits import TICK_INTERVAL_NS
-from exchange.process import ControlLink, Daemon, background, run_async
+from exchange.process import ControlLink, Daemon, background, look_for_garbage_rarely, run_async
 from exchange.sockets import Router, attach
 from exchange.wire import decode_market_inbound, encode
 from marketdata.feeds import Feeds
@@ -63,6 +63,7 @@ class MarketData:
             stats=self._stats,
             on_map=self._on_map,
         )
+        look_for_garbage_rarely()
         daemon.log.info("listening", address=address)
         ticker = background(self._tick())
         await stop.wait()

@@ -18,7 +18,7 @@ from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S
 from exchange.errors import WireError
 from exchange.feed import Feed
-from exchange.process import ControlLink, Daemon, run_async
+from exchange.process import ControlLink, Daemon, look_for_garbage_rarely, run_async
 from exchange.sockets import Router, attach, open_private_directory
 from exchange.wire import decode_risk_inbound, encode
 from riskd.core import checkpoint
@@ -64,6 +64,7 @@ class Riskd:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then write the last checkpoint."""
         detach = attach(self._router, self._drain)
+        look_for_garbage_rarely()
         self._log.info("serving", shards=sorted(self._positions.ledgers))
         await self._write_checkpoints(stop)
         await self._feed.close()

@@ -17,7 +17,7 @@ from exchange.errors import ConfigError, JournalError, WireError
 from exchange.failpoints import Point, reach
 from exchange.limits import NODE_BEAT_INTERVAL_NS, TICK_INTERVAL_NS
 from exchange.membership import Membership
-from exchange.process import EXIT_DEFECT, EXIT_IO, EXIT_POISON, EXIT_RESTART, Daemon
+from exchange.process import EXIT_DEFECT, EXIT_IO, EXIT_POISON, EXIT_RESTART, Daemon, look_for_garbage_rarely
 from exchange.sockets import Dealer, Publisher, Router, Socket, Waiter, open_private_directory
 from exchange.wire import decode_coordinator_outbound
 from shard.bounded_log import BoundedLog
@@ -188,6 +188,7 @@ class Server:
         """Serve until a signal; then finish what was taken. Returns the exit code. OSError when the disk fails."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        look_for_garbage_rarely()
         while self._exit is None:
             readable = self._waiter.wait(self._patience_ms())
             self._turn_ns = monotonic_ns()
