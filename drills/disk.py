@@ -1,4 +1,4 @@
-"""How long the disk itself makes everybody wait: 4 KiB of a file that are written and synced all the time, beside a drill.
+"""How long the disk itself makes everybody wait: 4 KiB of a file, written and synced all the time, beside a drill.
 
 A machine whose disk stands still for a tenth of a second makes every durable answer late by as much, whoever leads.
 """
