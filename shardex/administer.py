@@ -2,11 +2,13 @@
 
 import getpass
 from pathlib import Path
+from time import sleep
 
 import msgspec
 
 from exchange import messages as m
-from exchange.domain import ALL_INSTRUMENTS, State
+from exchange.clock import monotonic_ns
+from exchange.domain import ALL_INSTRUMENTS, NS_PER_S, State
 from exchange.errors import ShardexError
 from exchange.money import parse_units
 from exchange.routing import Routing
@@ -17,6 +19,7 @@ ALL = "ALL"
 DONE = "done"
 """What a shard says when it has carried out a command; anything else is the reason why not."""
 ACTOR_MAX, WHY_MAX = 64, 256
+REJOIN_S, REJOIN_POLL_S = 5.0, 0.02
 
 
 class AdministerError(ShardexError):
@@ -51,9 +54,17 @@ def set_limit(data: Path, account: str, symbol: str, quantity: str) -> dict[str,
 
 
 def switch(data: Path, shard: str) -> m.ShardStatus:
-    """Hand a shard over to its standby; returns how it stands then. AdministerError says why not."""
+    """Hand a shard over to its standby; returns how it stands then. AdministerError says why not.
+
+    Waits until the old primary is in sync behind the new one, mostly some 40 ms, for REJOIN_S at most.
+    """
     with Control(attach(data).config) as control:
-        return _finish(control, shard, control.switch(shard))
+        status = _finish(control, shard, control.switch(shard))
+        give_up_ns = monotonic_ns() + int(REJOIN_S * NS_PER_S)
+        while "SOLO" in status.flags and monotonic_ns() < give_up_ns:
+            sleep(REJOIN_POLL_S)
+            status = _finish(control, shard, "")
+        return status
 
 
 def elect(data: Path, shard: str, node: str, *, accept_loss: bool) -> m.ShardStatus:
