@@ -2,7 +2,7 @@
 
 It holds the lock of the data directory for as long as it lives. With `--parent` it stops everything as soon as that
 process is gone, however it went; what `--remove` names is removed when everything has stopped. Over its socket it
-answers supervisord's own calls and `shardex.starts()`.
+answers supervisord's own calls and `shardex.processes()`.
 """
 
 import argparse
@@ -15,31 +15,32 @@ import sys
 from typing import Any
 
 import setproctitle
-from supervisor import events, supervisord
+from supervisor import events, rpcinterface, supervisord
 
 _PR_SET_PDEATHSIG = 1
 _DESCRIPTORS = 65_536
 
 
-class Starts:
-    """RPC interface: how often each program was started since this supervisor runs."""
+class Processes:
+    """RPC interface: supervisord's word on all programs together with how often each was started, of one moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: supervisord.Supervisor) -> None:
+        self._own = rpcinterface.SupervisorNamespaceRPCInterface(supervisor)
         self._starts: dict[str, int] = {}
         events.subscribe(events.ProcessStateStartingEvent, self._count)
 
-    def starts(self) -> dict[str, int]:
-        """Starts by program name; 1 = never restarted."""
-        return self._starts
+    def processes(self) -> list[dict[str, Any]]:
+        """The rows of `supervisor.getAllProcessInfo`, each with `starts`: 1 = never restarted, 0 = never started."""
+        return [{**row, "starts": self._starts.get(row["name"], 0)} for row in self._own.getAllProcessInfo()]
 
     def _count(self, event: Any) -> None:
         name = event.process.config.name
         self._starts[name] = self._starts.get(name, 0) + 1
 
 
-def make_interface(_supervisor: object) -> Starts:
+def make_interface(supervisor: supervisord.Supervisor) -> Processes:
     """Factory named in the generated supervisord.conf."""
-    return Starts()
+    return Processes(supervisor)
 
 
 def main() -> None:

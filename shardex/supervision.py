@@ -150,12 +150,9 @@ class Supervisor:
 
     def processes(self) -> list[ProcessInfo]:
         """All programs, in the order of the configuration file."""
-        starts = self._call("shardex.starts")
         return [
-            ProcessInfo(
-                row["name"], row["pid"], row["statename"], row["exitstatus"], max(starts.get(row["name"], 0) - 1, 0)
-            )
-            for row in self._call("supervisor.getAllProcessInfo")
+            ProcessInfo(row["name"], row["pid"], row["statename"], row["exitstatus"], max(row["starts"] - 1, 0))
+            for row in self._call("shardex.processes")
         ]
 
     def start(self, name: str) -> None:
