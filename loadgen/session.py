@@ -126,6 +126,8 @@ class Load:
         report comes back with `sustained` false.
         """
         ceiling = await self.drive(rate=None, duration_s=duration_s, progress=progress)
+        if not ceiling.achieved_per_s:  # everything stood still meanwhile: there is no share of nothing
+            return msgspec.structs.replace(ceiling, sustained=False)
         report = ceiling
         for share in RATES_TRIED:
             report = await self.drive(rate=ceiling.achieved_per_s * share, duration_s=duration_s, progress=progress)
