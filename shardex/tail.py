@@ -4,6 +4,7 @@ import os
 import time
 from collections import deque
 from pathlib import Path
+from typing import BinaryIO
 
 from shardex.launcher import LaunchError, read_config
 from shardex.supervision import LOGS, programs
@@ -30,33 +31,55 @@ def show(data: Path, name: str | None, *, lines: int, follow: bool) -> None:
 
 
 class _Log:
-    """One log file and how far it was printed."""
+    """One log file, kept open, and what of it was printed."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
         self._name = name
-        self._inode = 0
-        self._offset = 0
+        self._file: BinaryIO | None = None
 
     def print_last(self, lines: int) -> None:
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            last = deque(file, maxlen=lines)
-            self._offset = file.tell()
-            self._inode = os.fstat(file.fileno()).st_ino
-        self._print(list(last))
+        self._file = self._open()
+        if self._file is not None:
+            self._print(list(deque(self._file, maxlen=lines)))
 
     def print_new(self) -> None:
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_ino != self._inode or status.st_size < self._offset:
-                self._inode, self._offset = status.st_ino, 0
-            file.seek(self._offset)
-            new = [line for line in file if line.endswith(b"\n")]
-        self._offset += sum(map(len, new))
+        """What was written since; a file that was rotated away is read to its end before its successor."""
+        if self._file is not None:
+            successor = self._successor(self._file)
+            self._print_whole_lines(self._file)
+            if successor is None:
+                return
+            self._file.close()
+            self._file = successor
+        else:
+            self._file = self._open()
+        if self._file is not None:
+            self._print_whole_lines(self._file)
+
+    def _open(self) -> BinaryIO | None:
+        try:
+            return self._path.open("rb")
+        except FileNotFoundError:
+            return None  # not written yet, or between a rotation and what comes after it
+
+    def _successor(self, file: BinaryIO) -> BinaryIO | None:
+        """The file that has the name now, when it is another one: nobody writes to this one any more."""
+        newest, known = self._open(), os.fstat(file.fileno())
+        if newest is None:
+            return None
+        if os.fstat(newest.fileno()).st_ino != known.st_ino:
+            return newest
+        newest.close()
+        if known.st_size < file.tell():
+            file.seek(0)  # emptied in its place
+        return None
+
+    def _print_whole_lines(self, file: BinaryIO) -> None:
+        new = []
+        while (line := file.readline()).endswith(b"\n"):
+            new.append(line)
+        file.seek(-len(line), os.SEEK_CUR)  # half a line is read again when the rest of it is there
         self._print(new)
 
     def _print(self, lines: list[bytes]) -> None:

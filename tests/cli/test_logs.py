@@ -47,9 +47,14 @@ def test_following_goes_on_over_new_lines_and_a_rotation(logs: Path, follow: sub
         assert read(follow, 1) == ["s0-a | four"]
         log.write("ne\n")
     assert read(follow, 1) == ["s0-a | half a line"]
+    # Nothing stands still while a log is rotated: what is written to the old file last is not forgotten.
+    with (logs / "s0-a.log").open("a") as log:
+        follow.send_signal(signal.SIGSTOP)
+        log.write("the last of the old file\n")
     os.rename(logs / "s0-a.log", logs / "s0-a.log.1")
     (logs / "s0-a.log").write_text("five\n")
-    assert read(follow, 1) == ["s0-a | five"]
+    follow.send_signal(signal.SIGCONT)
+    assert read(follow, 2) == ["s0-a | the last of the old file", "s0-a | five"]
     follow.send_signal(signal.SIGINT)
     _, told = follow.communicate(timeout=30)
     assert (follow.returncode, told) == (0, "")
