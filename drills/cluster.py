@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import psutil
 
 from drills.network import Network
 from exchange import messages as m
@@ -81,14 +82,13 @@ class Cluster:
     def _missing(self) -> str:
         try:
             self.revive()
-            status = self.status()
+            processes, status = self.running.supervisor.processes(), self.status()
         except Unavailable as fault:
             return str(fault)
         alone = [one.shard for one in status.shards if len(one.isr) < len(one.nodes) or not one.serving]
         if alone or not status.shards:
             return f"shards {', '.join(alone)} are not whole"
-        ill = [f"{daemon.name} is {daemon.health}" for daemon in status.daemons if daemon.health != "healthy"]
-        return ", ".join(ill) or ("" if status.health == "healthy" else f"the cluster is {status.health}")
+        return ", ".join(launcher.troubles(processes, status))
 
     def status(self) -> m.ClusterStatus:
         """Health of everything, as the coordinator has it."""
@@ -114,13 +114,12 @@ class Cluster:
         if refused:
             raise Unavailable(f"shard {shard} does not change hands: {refused}")
 
-    def signal(self, name: str, number: signal.Signals) -> bool:
-        """Send a signal to a daemon; False when it is not running just now."""
+    def signal(self, name: str, number: signal.Signals) -> int:
+        """Send a signal to a daemon; its process id, 0 when it is not running just now."""
         try:
-            self.running.kill(name, number)
-        except (ShardexError, ProcessLookupError):
-            return False
-        return True
+            return self.running.kill(name, number)
+        except (ShardexError, psutil.NoSuchProcess):
+            return 0
 
     def revive(self) -> None:
         """Start again what has ended for good; `ended` remembers who that was, and with which exit status."""

@@ -34,6 +34,8 @@ from shardex.defaults import REPLICAS_DEFAULT, SHARDS_DEFAULT, default_config
 _SOCKET_NAME_MAX = 32
 """Room for the longest file name in the run directory: "supervisor.sock" and a process id, "orders." and a shard."""
 _POLL_S = 0.05
+_POLL_ENDED_S = 0.002
+"""A killed process is gone in no time, mostly."""
 _RESTARTS_MAX = 5
 """A daemon that was restarted so often before the cluster was ready will not become ready."""
 _ASK_STOP_S = 25.0
@@ -139,15 +141,22 @@ class Running:
         raise NotRunning(f"daemon {name} of {self.config.data} is not running")
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send a signal to a daemon; returns the process id that it had."""
+        """Send a signal to a daemon; returns the process id that it had.
+
+        After SIGKILL the process has ended on return: a signal is not taken at once, and who looks next, `wait_ready`
+        for example, must not find it alive and well.
+        """
         pid = self.pid(name)
-        if psutil.Process(pid) not in supervision.cluster_processes(self.config.data):
+        process = next((one for one in supervision.cluster_processes(self.config.data) if one.pid == pid), None)
+        if process is None:
             raise LaunchError(f"process {pid} is no longer daemon {name} of {self.config.data}")
-        os.kill(pid, number)
+        process.send_signal(number)
+        if number == signal.SIGKILL:
+            _wait_ended(process)
         return pid
 
     def wait_ready(self, timeout_s: float = 30.0, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Return when every daemon reports healthy, or when `cancelled` says so.
+        """Return when every daemon reports healthy and every shard takes orders, or when `cancelled` says so.
 
         LaunchError as soon as a daemon gives up or the supervisor dies, Unavailable when the time is up; both say who
         is to blame and what its log says.
@@ -184,10 +193,7 @@ class Running:
             status = control.status(timeout_s=0.25)
         except Unavailable as fault:
             return [str(fault)]
-        daemons = {daemon.name: daemon for daemon in status.daemons}
-        missing = [_trouble(process, daemons.get(process.name)) for process in processes]
-        missing = [sentence for sentence in missing if sentence]
-        return missing or ([] if status.health == "healthy" else [f"the cluster is {status.health}"])
+        return troubles(processes, status)
 
 
 def start(config: Config, *, detached: bool = False, ephemeral: bool = False) -> Running:
@@ -285,6 +291,19 @@ def last_line(config: Config, name: str) -> str:
     return "it left no log"
 
 
+def troubles(processes: list[supervision.ProcessInfo], status: m.ClusterStatus) -> list[str]:
+    """What keeps a cluster from being well, a sentence each, from what supervisor and coordinator say of it.
+
+    The coordinator notices the end of most processes by their silence only: its word counts for the process that it
+    means. Its verdict is healthy while at least one shard takes orders: here every one has to.
+    """
+    daemons = {daemon.name: daemon for daemon in status.daemons}
+    found = [_trouble(process, daemons.get(process.name)) for process in processes]
+    found += [f"shard {shard.shard} does not take orders" for shard in status.shards if not shard.serving]
+    found = [sentence for sentence in found if sentence]
+    return found or ([] if status.health == "healthy" else [f"the cluster is {status.health}"])
+
+
 def _trouble(process: supervision.ProcessInfo, daemon: m.DaemonStatus | None) -> str:
     """Why a daemon is not well, empty when it is: it lives, and the coordinator knows this very process as healthy."""
     if daemon is None:
@@ -313,6 +332,15 @@ def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
             process.send_signal(number)  # checks that the pid was not given to another process
         except psutil.NoSuchProcess:
             continue
+
+
+def _wait_ended(process: psutil.Process) -> None:
+    """Until a process that was killed has ended; LaunchError when it has not within _KILL_S, stuck in the kernel."""
+    deadline_ns = monotonic_ns() + int(_KILL_S * NS_PER_S)
+    while process.is_running() and supervision.lives(process.pid):
+        if monotonic_ns() > deadline_ns:
+            raise LaunchError(f"process {process.pid} does not end")
+        time.sleep(_POLL_ENDED_S)
 
 
 def _wait_gone(data: Path, timeout_s: float) -> None:

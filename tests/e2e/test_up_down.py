@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shardex import launcher, ports, supervision
+from tests.e2e.conftest import StartCluster
 
 
 @pytest.fixture
@@ -109,6 +110,14 @@ def test_a_killed_daemon_comes_back_and_is_counted(data: Path) -> None:
     assert shardex(data, "logs", "s1-a", "-n", "1").stdout.startswith("s1-a | ")
 
 
+def test_a_cluster_that_is_ready_after_a_kill_has_another_process(start_cluster: StartCluster) -> None:
+    running = start_cluster(shards=1)
+    for name in ("m0", "r0", "s0-a"):
+        killed = running.kill(name)
+        running.wait_ready()
+        assert running.pid(name) != killed
+
+
 def row(name: str, running: launcher.Running) -> supervision.ProcessInfo:
     return next(process for process in running.supervisor.processes() if process.name == name)
 
@@ -138,11 +147,20 @@ def eventually_exits(data: Path, code: int) -> dict[str, object]:
     return report
 
 
-def test_down_ends_the_orphans_of_a_killed_supervisor(data: Path) -> None:
-    assert shardex(data, "up", "--detach").returncode == 0
+def kill_supervisor(data: Path) -> None:
+    """Kill it and wait for its end: until then it has its lock and counts as running."""
     supervisor = supervision.supervisor_process(data)
     assert supervisor is not None
     supervisor.kill()
+    until = time.monotonic() + 30
+    while supervision.supervisor_process(data) is not None:
+        assert time.monotonic() < until, "it does not end"
+        time.sleep(0.01)
+
+
+def test_down_ends_the_orphans_of_a_killed_supervisor(data: Path) -> None:
+    assert shardex(data, "up", "--detach").returncode == 0
+    kill_supervisor(data)
     assert shardex(data, "status").returncode == 3
     assert supervision.cluster_processes(data) != []
     assert shardex(data, "down").returncode == 0
@@ -152,9 +170,7 @@ def test_down_ends_the_orphans_of_a_killed_supervisor(data: Path) -> None:
 def test_up_replaces_the_orphans_of_a_killed_supervisor(data: Path) -> None:
     assert shardex(data, "up", "--detach").returncode == 0
     orphan = launcher.attach(data).pid("s0-a")
-    supervisor = supervision.supervisor_process(data)
-    assert supervisor is not None
-    supervisor.kill()
+    kill_supervisor(data)
     assert shardex(data, "up", "--detach").returncode == 0
     assert launcher.attach(data).pid("s0-a") != orphan
     assert shardex(data, "status").returncode == 0
