@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from exchange.domain import NS_PER_S
 from exchange.errors import JournalError, Unavailable
 from shard.journal_file import segment_paths
 from shard.node_state import load_state, read_note, save_state
+from shardex.launcher import NotRunning
 
 KINDS = ("kill", "stop", "tail", "disk", "partition")
 LASTS_S = {"kill": 0.0, "stop": 1.3, "tail": 0.2, "disk": 1.5, "partition": 1.7}
@@ -109,15 +111,19 @@ class Faults:
         return part, names[part]
 
     async def _stand_still(self, victim: str, seconds: float) -> str:
-        if await aside(self._cluster.signal, victim, signal.SIGSTOP):
+        if pid := await aside(self._cluster.signal, victim, signal.SIGSTOP):
             await asyncio.sleep(seconds)
-            await aside(self._cluster.signal, victim, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)  # asks nobody: if the supervisor were late it would stand still for ever
         return f"{seconds:g} s"
 
     async def _fail_disk(self, victim: str) -> str:
         """Its syncs fail once, or take 100 ms, for a while; who sees an error ends, and is started by an operator."""
-        pid = await aside(self._cluster.running.pid, victim)
         inject = self._dice.choice(("error=EIO:when=1", "delay_exit=100000"))
+        try:
+            pid = await aside(self._cluster.running.pid, victim)
+        except NotRunning:
+            return f"{inject}, but it was not running"  # an error of before may only now have ended it
         words = ["strace", "-f", "-qq", "-o", "/dev/null", "-p", str(pid), "-e", f"inject=fdatasync:{inject}"]
         tracer = subprocess.Popen([*words, "-e", "trace=fdatasync"], stderr=subprocess.DEVNULL)
         await asyncio.sleep(1.5)
@@ -143,9 +149,9 @@ class Faults:
         """As if the machine had crashed: kill -9, what was not synced is cut or garbled, the boot is another one."""
         dice = random.Random(seed)  # noqa: S311 - as above
         running = self._cluster.running
-        if not self._cluster.signal(victim, signal.SIGSTOP):
+        pid = self._cluster.signal(victim, signal.SIGSTOP)
+        if not pid:
             return
-        pid = running.pid(victim)
         running.supervisor.stop(victim)  # so that it is not started again before the damage is done
         os.kill(pid, signal.SIGKILL)
         deadline_ns = monotonic_ns() + ENDED_WITHIN_NS
