@@ -10,6 +10,9 @@ from exchange.errors import ShardexError
 _FIRST = 20_000
 _COUNT = 12_000
 """Below 32768, where the kernel starts to hand out ports for outgoing connections."""
+_STRIDE = 7_417
+"""The golden section of _COUNT: processes that start together look hundreds of ports apart, and do not meet between
+choosing a port and listening on it."""
 
 
 def is_free(host: str, port: int) -> bool:
@@ -27,7 +30,7 @@ def is_free(host: str, port: int) -> bool:
 def choose(host: str, taken: tuple[int, ...] = ()) -> int:
     """A free port of `host` that is not in `taken`. Processes start looking at different places."""
     for step in range(_COUNT):
-        port = _FIRST + (os.getpid() * 7 + step) % _COUNT
+        port = _FIRST + (os.getpid() * _STRIDE + step) % _COUNT
         if port not in taken and is_free(host, port):
             return port
     raise ShardexError(f"no free port on {host} from {_FIRST} to {_FIRST + _COUNT - 1}")
