@@ -19,7 +19,8 @@ ALL = "ALL"
 DONE = "done"
 """What a shard says when it has carried out a command; anything else is the reason why not."""
 ACTOR_MAX, WHY_MAX = 64, 256
-REJOIN_S, REJOIN_POLL_S = 5.0, 0.02
+REJOIN_S, REJOIN_POLL_S = 15.0, 0.02
+"""A disk that takes a second for a sync makes some seconds of the few steps of a rejoin."""
 
 
 class AdministerError(ShardexError):
@@ -56,12 +57,12 @@ def set_limit(data: Path, account: str, symbol: str, quantity: str) -> dict[str,
 def switch(data: Path, shard: str) -> m.ShardStatus:
     """Hand a shard over to its standby; returns how it stands then. AdministerError says why not.
 
-    Waits until the old primary is in sync behind the new one, mostly some 40 ms, for REJOIN_S at most.
+    Waits until the old primary is in sync behind the new one and heard of, mostly some 40 ms, for REJOIN_S at most.
     """
     with Control(attach(data).config) as control:
         status = _finish(control, shard, control.switch(shard))
         give_up_ns = monotonic_ns() + int(REJOIN_S * NS_PER_S)
-        while "SOLO" in status.flags and monotonic_ns() < give_up_ns:
+        while {"SOLO", "NO_FAILOVER"} & set(status.flags) and monotonic_ns() < give_up_ns:
             sleep(REJOIN_POLL_S)
             status = _finish(control, shard, "")
         return status

@@ -37,20 +37,23 @@ def starts(cluster: Running) -> dict[str, int]:
 
 
 def until_frozen(cluster: Running) -> dict[str, Any]:
-    """Wait until every node of s0 that is in sync says what it died of; how the shard stands then.
+    """Wait until every node of s0 that is in sync says what it died of, and all its nodes are up; how the shard stands
+    then.
 
     A standby that had not received the command may be back without it, and waits like the others.
     """
     give_up_s = time.monotonic() + PATIENCE_S
     while True:
         report = json.loads(operate(cluster, "status", "--json").stdout)
-        [found] = [shard for shard in report["shards"] if shard["shard"] == "s0"]
         died_of = {
             row["name"]: row["stats"].get("poisoned_seq", 0) for row in report["daemons"] if row["health"] != "down"
         }
-        if "FROZEN" in found["flags"] and all(died_of.get(node) == found["frozen_seq"] for node in found["in_sync"]):
-            return dict(found)
-        assert time.monotonic() < give_up_s, found
+        for found in report["shards"]:  # none while the coordinator is late
+            up = all(node in died_of for node in found["nodes"])
+            died = all(died_of.get(node) == found["frozen_seq"] for node in found["in_sync"])
+            if found["shard"] == "s0" and "FROZEN" in found["flags"] and up and died:
+                return dict(found)
+        assert time.monotonic() < give_up_s, report
         time.sleep(0.1)
 
 
