@@ -8,7 +8,7 @@ from exchange.domain import Side, Status
 from exchange.wire import encode
 from loadgen.dialects import encode_compact, encode_rest, number_of, read_compact, read_rest
 from loadgen.report import Report, Tally, to_json, to_table
-from loadgen.session import LoadError, Options, check, is_sustained
+from loadgen.session import Load, LoadError, Options, check, is_sustained
 from loadgen.workload import CancelOrder, Market, NewOrder, flow
 
 BTC = Market(
@@ -135,6 +135,15 @@ def test_a_rate_is_sustained_when_it_was_kept_up_and_nothing_was_refused(
 ) -> None:
     assert is_sustained(report(**changes), p99_us_max=10_000) is sustained
     assert not is_sustained(report(**changes), p99_us_max=5_000)
+
+
+async def test_when_everything_stood_still_no_rate_was_sustained(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stood_still(*_: object, **__: object) -> Report:
+        return report(achieved_per_s=0.0, intended_per_s=None)
+
+    monkeypatch.setattr(Load, "drive", stood_still)
+    seen = await Load(Options(url="http://127.0.0.1:1")).find_max(duration_s=1)
+    assert (seen.sustained, seen.intended_per_s) == (False, None)
 
 
 def test_a_load_that_may_not_be_is_refused_with_everything_that_is_wrong() -> None:
