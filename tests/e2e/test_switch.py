@@ -19,8 +19,8 @@ from tests.e2e.conftest import StartCluster
 
 @pytest.fixture
 def cluster(start_cluster: StartCluster) -> Running:
-    """One shard of two nodes."""
-    return start_cluster(shards=1, replicas=2)
+    """One shard of two nodes; a node that a busy machine keeps silent for a while is not replaced."""
+    return start_cluster(shards=1, replicas=2, overrides={"replication": {"suspect_ms": 5_000}})
 
 
 def shardex(cluster: Running, *words: str) -> subprocess.CompletedProcess[str]:
