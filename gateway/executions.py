@@ -69,11 +69,11 @@ class Executions:
 
     async def _newest(self) -> dict[str, Cursor]:
         """Where each shard's log stands now; one that is away is read from its start, old frames skipped."""
-        links = list(self._shards.links.values())
+        asked = [link for link in self._shards.links.values() if link.lane.serving]
         deadline_ns = monotonic_ns() + ASK_NS
-        answers = await asyncio.gather(*[link.ask([_PROBE], deadline_ns) for link in links if link.lane.serving])
+        answers = await asyncio.gather(*[link.ask([_PROBE], deadline_ns) for link in asked])
         cursors = {}
-        for link, settled in zip([link for link in links if link.lane.serving], answers, strict=False):
+        for link, settled in zip(asked, answers, strict=True):
             if settled.problem is None:
                 reply = decode_reply(settled.replies[0])
                 cursors[link.lane.shard] = Cursor(reply.epoch, reply.seq)

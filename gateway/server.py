@@ -66,8 +66,9 @@ class Gateway:
         self._connections = Connections(
             total_max=settings.connections_max, per_address_max=settings.connections_per_ip_max
         )
-        keys = read_keys(self._keys_path)
+        # The stamp comes first: a file that is replaced in between is read again, not overlooked.
         self._keys_seen = stamp_of_file(self._keys_path)
+        keys = read_keys(self._keys_path)
         self._authority = Authority(keys, demo=settings.open_demo and is_loopback(settings.host))
         if not self._authority.open_demo and not keys:
             self._log.warning("nobody can trade", detail=f"open_demo is off and {self._keys_path} holds no key")
@@ -246,13 +247,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def stamp_of_file(path: Path) -> tuple[int, int] | None:
-    """Changes whenever the file is written or replaced; None while there is none."""
+def stamp_of_file(path: Path) -> tuple[int, int, int] | None:
+    """Changes whenever the file is written or replaced; None while there is none.
+
+    The kernel's clock for files moves in steps of milliseconds, so the size counts too.
+    """
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
-    return status.st_mtime_ns, status.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def read_keys(path: Path) -> dict[str, Key]:
