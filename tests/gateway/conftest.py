@@ -12,10 +12,15 @@ import msgspec
 import pytest
 import structlog
 
+from exchange.domain import NS_PER_S
 from exchange.process import Daemon
+from gateway.core.throttle import Throttle
 from gateway.server import Gateway
 from tests.gateway.peers import ControlPeer, DeskPeers, ShardPeer, cluster_config, until
 
+PATIENCE_S = 30
+PATIENCE_MS = PATIENCE_S * 1_000
+"""For an answer that comes: only the absent are waited for by the gateway's own, short measure."""
 ORDER = {"symbol": "AAPL", "side": "buy", "order_type": "limit", "price": 150.25, "quantity": 100, "user_id": "alice"}
 
 
@@ -55,15 +60,26 @@ class World:
         self.port = self.gateway.port
         self.http = aiohttp.ClientSession(f"http://127.0.0.1:{self.port}")
         await self.until_ready(200 if serving and not mapless else 503, known=not mapless)
+        if serving and not mapless:
+            await self.until_served("/api/orders?user_id=nobody")
+        if desks and not mapless:
+            await self.until_served("/api/trades/AAPL")
+            await self.until_served("/api/user/nobody/positions")
+
+    async def until_served(self, path: str) -> None:
+        """A gateway is ready when it has the map; its sockets may need a moment more."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.call("GET", path)).status == 503:
+                await asyncio.sleep(0.01)
 
     async def until_ready(self, status: int, *, known: bool = True) -> None:
         """Until the gateway says that it can serve, or that it cannot, about shards that it knows or not."""
-        for _ in range(500):
-            said = await self.call("GET", "/readyz")
-            if said.status == status and bool(said.json["shards"]) == known:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"/readyz did not become {status}")
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                said = await self.call("GET", "/readyz")
+                if said.status == status and bool(said.json["shards"]) == known:
+                    return
+                await asyncio.sleep(0.01)
 
     async def call(self, method: str, path: str, json: Any = None, **options: Any) -> Said:
         content = None if json is None else msgspec.json.encode(json)
@@ -96,6 +112,20 @@ class World:
 Build = Callable[..., Coroutine[Any, Any, World]]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A desk, a coordinator or a shard that is there is waited for, however slow the machine is."""
+    monkeypatch.setattr("gateway.views.ASK_S", float(PATIENCE_S))
+    monkeypatch.setattr("gateway.views.PROBE_NS", PATIENCE_S * NS_PER_S)
+
+
+@pytest.fixture
+def no_refill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of all limits stands still: what was taken does not come back, however long a test takes."""
+    take = Throttle.take
+    monkeypatch.setattr(Throttle, "take", lambda self, owner, quotas, count, _: take(self, owner, quotas, count, 0))
+
+
 @pytest.fixture
 async def build() -> AsyncIterator[Build]:
     """Makes worlds: `await build(profile="classic", desks=False)`."""
@@ -118,4 +148,4 @@ async def world(build: Build) -> World:
     return await build()
 
 
-__all__ = ["ORDER", "Build", "Said", "World", "until"]
+__all__ = ["ORDER", "PATIENCE_MS", "PATIENCE_S", "Build", "Said", "World", "until"]

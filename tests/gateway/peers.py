@@ -119,6 +119,11 @@ class ShardPeer:
         self._publisher.close()
         self._served = None
 
+    @property
+    def arrived(self) -> int:
+        """Commands in `batches`; one that was sent again counts once."""
+        return sum({batch.batch: batch.count for batch in self.batches}.values())
+
     def log(self, *commands: m.Command) -> bytes:
         """Execute commands of its own, or a batch's; their replies."""
         return self._execute(b"".join(encode(command) for command in commands), len(commands))
@@ -127,6 +132,10 @@ class ShardPeer:
         """So much later a Tick stands in the log."""
         self._ahead_ns += int(seconds * NS_PER_S)
         self.log(m.Tick())
+
+    def be_late(self) -> None:
+        """Its clock is an hour behind from now on: no deadline passes before a command is executed."""
+        self._ahead_ns -= 3_600 * NS_PER_S
 
     def _execute(self, payload: bytes, count: int) -> bytes:
         assert self._publisher is not None
@@ -290,7 +299,7 @@ class DeskPeers:
         self._market.router.send(peer, encode(answer))
 
 
-async def until(condition: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
     """Wait for a condition, bounded."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

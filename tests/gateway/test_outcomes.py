@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from exchange import messages as m
+from exchange.domain import NS_PER_S
 from exchange.wire import decode_commands, decode_replies
-from tests.gateway.conftest import Build, World, until
+from tests.gateway.conftest import PATIENCE_MS, PATIENCE_S, Build, World, until
 
 ALL = "/api/orders?user_id=alice"
 
@@ -22,7 +23,7 @@ async def test_an_order_survives_the_shard_that_died_with_it(world: World) -> No
     shard = world.shards[0]
     shard.mute = True
     shard.batches.clear()
-    waiting = asyncio.create_task(world.submit(client_order_id="d-1"))
+    waiting = asyncio.create_task(world.submit(client_order_id="d-1", deadline_ms=PATIENCE_MS))
     await until(lambda: bool(shard.batches), "the order's arrival")
     shard.stop()
     shard.mute = False
@@ -38,7 +39,7 @@ async def test_an_order_that_the_dead_shard_never_read_runs_in_the_next_term(wor
     shard = world.shards[0]
     shard.deaf = True
     shard.batches.clear()
-    waiting = asyncio.create_task(world.submit(client_order_id="d-2"))
+    waiting = asyncio.create_task(world.submit(client_order_id="d-2", deadline_ms=PATIENCE_MS))
     await until(lambda: bool(shard.batches), "the order's arrival")
     shard.stop()
     shard.deaf = False
@@ -53,7 +54,7 @@ async def test_silence_is_answered_by_the_same_bytes_again(world: World) -> None
     shard = world.shards[0]
     shard.deaf = True
     shard.payloads.clear()
-    waiting = asyncio.create_task(world.submit(client_order_id="s-1"))
+    waiting = asyncio.create_task(world.submit(client_order_id="s-1", deadline_ms=PATIENCE_MS))
     await until(lambda: len(shard.payloads) >= 2, "the repetition")
     shard.deaf = False
     assert (await waiting).status == 200
@@ -63,6 +64,7 @@ async def test_silence_is_answered_by_the_same_bytes_again(world: World) -> None
 
 async def test_no_answer_by_the_deadline_is_unknown_and_can_be_resolved(world: World) -> None:
     world.shards[0].mute = True
+    world.shards[0].be_late()
     said = await world.submit(client_order_id="u-1", deadline_ms=300)
     assert (said.status, said.json["reason"], said.json["retryable"]) == (504, "UNKNOWN", True)
     assert said.json["client_order_id"] == "u-1"
@@ -74,6 +76,7 @@ async def test_no_answer_by_the_deadline_is_unknown_and_can_be_resolved(world: W
 
 async def test_an_unknown_order_without_an_id_of_its_own_tells_the_generated_one(world: World) -> None:
     world.shards[0].mute = True
+    world.shards[0].be_late()
     said = await world.submit(deadline_ms=50)
     world.shards[0].mute = False
     assert said.status == 504
@@ -88,7 +91,9 @@ async def test_a_straggler_cannot_run_after_the_deadline(world: World) -> None:
     shard.payloads.clear()
     said = await world.submit(client_order_id="late", deadline_ms=50)
     assert said.status == 504
+    await until(lambda: bool(shard.payloads), "the order's arrival")
     shard.deaf = False
+    shard.pass_time(60.0)
     (command,) = decode_commands(shard.payloads[0])
     (reply,) = decode_replies(b"\x91" + shard.log(command))
     assert isinstance(reply, m.Rejected)
@@ -107,7 +112,11 @@ async def test_orders_for_a_shard_that_is_down_wait_for_it(world: World) -> None
     shard.stop()
     world.control.spread()
     await until(lambda: not world.gateway.serving["s1"], "the map")
-    waiting = asyncio.create_task(world.submit(symbol="MSFT", price=400, client_order_id="w-1"))
+    order = {"symbol": "MSFT", "price": 400, "client_order_id": "w-1", "deadline_ms": PATIENCE_MS}
+    waiting = asyncio.create_task(world.submit(**order))
+    async with asyncio.timeout(PATIENCE_S):
+        while not (await world.call("GET", "/api/status")).json["shards"]["s1"]["pending"]:
+            await asyncio.sleep(0.005)
     assert (await world.submit()).status == 200, "the other shard is not concerned"
     shard.start()
     world.control.spread()
@@ -123,16 +132,20 @@ async def test_overload_is_told_at_once(world: World) -> None:
     assert "as the test says" in said.json["detail"]
 
 
-async def test_a_shard_without_primary_is_asked_again_until_the_deadline(world: World) -> None:
+async def test_a_shard_without_primary_is_asked_again_until_the_deadline(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shard = world.shards[0]
     shard.refuse = "NOT_PRIMARY"
     shard.batches.clear()
-    waiting = asyncio.create_task(world.submit(client_order_id="n-1"))
+    waiting = asyncio.create_task(world.submit(client_order_id="n-1", deadline_ms=PATIENCE_MS))
     await until(lambda: len(shard.batches) >= 3, "some refusals")
     shard.refuse = ""
     assert (await waiting).status == 200
+    # Every copy must be refused when the deadline comes, so there is only one: of one on its way nothing is certain.
+    monkeypatch.setattr("gateway.core.pending.RETRY_REFUSED_NS", PATIENCE_S * NS_PER_S)
     shard.refuse = "SHARD_DOWN"
-    said = await world.submit(client_order_id="n-2", deadline_ms=200)
+    said = await world.submit(client_order_id="n-2", deadline_ms=1_000)
     assert (said.status, said.json["reason"]) == (503, "SHARD_DOWN")
     shard.refuse = ""
     assert await open_ids(world) == ["n-1"]
@@ -143,7 +156,7 @@ async def test_a_refused_repetition_does_not_make_the_first_copy_certain(world: 
     shard = world.shards[0]
     shard.mute = True
     shard.batches.clear()
-    waiting = asyncio.create_task(world.submit(client_order_id="x-1", deadline_ms=600))
+    waiting = asyncio.create_task(world.submit(client_order_id="x-1", deadline_ms=1_500))
     await until(lambda: bool(shard.batches), "the first copy")
     shard.mute = False
     shard.refuse = "OVERLOADED"
@@ -217,7 +230,7 @@ async def test_a_garbled_answer_is_no_answer(world: World) -> None:
     """Too few replies for a batch: the gateway does not guess which order they belong to."""
     shard = world.shards[0]
     shard.garble = True
-    waiting = asyncio.create_task(world.submit(client_order_id="g-1"))
+    waiting = asyncio.create_task(world.submit(client_order_id="g-1", deadline_ms=PATIENCE_MS))
     await until(lambda: shard.garbled > 0, "a garbled answer")
     shard.garble = False
     said = await waiting
@@ -228,7 +241,14 @@ async def test_a_garbled_answer_is_no_answer(world: World) -> None:
 async def test_a_batch_over_two_shards_of_which_one_is_silent(world: World) -> None:
     world.shards[1].mute = True
     orders: list[dict[str, Any]] = [
-        {"symbol": symbol, "side": "buy", "price": price, "quantity": 1, "client_order_id": symbol, "deadline_ms": 200}
+        {
+            "symbol": symbol,
+            "side": "buy",
+            "price": price,
+            "quantity": 1,
+            "client_order_id": symbol,
+            "deadline_ms": 1_500,
+        }
         for symbol, price in (("AAPL", 150), ("MSFT", 400))
     ]
     said = await world.call("POST", "/api/orders", {"orders": orders, "user_id": "alice"})

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from aiohttp import WSMsgType
 
+from exchange import messages as m
 from exchange.domain import Reject, Status
 from exchange.limits import BATCH_ORDERS_MAX, WS_FRAME_BYTES_MAX
-from tests.gateway.conftest import Build, World, until
+from tests.gateway.conftest import PATIENCE_S, Build, World, until
 
 BUY, SELL = 0, 1
 
@@ -33,7 +34,7 @@ class Client:
     async def hear(self) -> Any:
         """The next answer, JSON or compact."""
         while True:
-            message = await asyncio.wait_for(self.socket.receive(), 5)
+            message = await asyncio.wait_for(self.socket.receive(), PATIENCE_S)
             if message.type is WSMsgType.BINARY:
                 return msgspec.msgpack.decode(message.data)
             if message.type is not WSMsgType.TEXT:
@@ -215,6 +216,7 @@ async def test_other_accounts_cannot_be_named_inside_a_session(world: World) -> 
         assert (await client.ask({"id": 1, "op": "batch", "orders": [order]}))["http"] == 403
 
 
+@pytest.mark.usefixtures("no_refill")
 async def test_limits_count_every_row_of_a_frame(build: Build) -> None:
     world = await build(profile="classic")
     async with connect(world) as client:
@@ -226,7 +228,7 @@ async def test_limits_count_every_row_of_a_frame(build: Build) -> None:
         answers = {answer[0]: answer[1:] for answer in [await client.hear() for _ in range(11)]}
     assert len(answers[2][0]) == 8
     refused = [number for number in range(3, 12) if answers[number][0] == []]
-    assert refused
+    assert refused == list(range(3, 12))
     assert answers[refused[0]][1][2] == "ORDER_LIMIT"
     assert len(answers[12][0]) == 50, "cancels have a bucket of their own"
 
@@ -236,7 +238,7 @@ async def test_a_silent_shard_leaves_rows_unknown_and_a_dead_one_not_executed(bu
     world.shards[0].mute = True
     world.shards[1].refuse = "OVERLOADED"
     async with connect(world) as client:
-        _, results = await client.ask_rows([1, [row(BUY, 15000, 1, "k-1"), row(BUY, 1, 1, "k-2", "MSFT")], 100])
+        _, results = await client.ask_rows([1, [row(BUY, 15000, 1, "k-1"), row(BUY, 1, 1, "k-2", "MSFT")], 1_500])
     assert results[0][:3] == [0, 504, "UNKNOWN"]
     assert results[0][4] == "k-1"
     assert results[1][:3] == [0, 503, "OVERLOADED"]
@@ -252,7 +254,8 @@ async def test_executions_are_ones_own_and_in_order(world: World) -> None:
         await alice.ask({"id": 5, "op": "cancel_all"})
         while len(alice.events) < 4:
             await alice.ask({"op": "ping"})
-        assert bob.events == []
+        await bob.ask({"op": "ping"})
+        assert bob.events == [], "nothing came before the answer to what he asked last"
     first, second, third, fourth = alice.events
     assert (first["type"], first["event"], first["client_order_id"]) == ("order", "ACCEPTED", "e-1")
     assert [
@@ -281,17 +284,37 @@ async def test_the_streams_are_followed_only_while_somebody_listens(world: World
     assert alice.events[0]["client_order_id"] == "again", "nothing from before the second subscription"
 
 
+async def test_a_shard_that_goes_while_the_others_tell_their_place_does_not_lend_them_its_own(world: World) -> None:
+    busy, slow = world.shards
+    for _ in range(50):
+        busy.log(m.Tick())
+    async with connect(world) as alice:
+        slow.deaf = True
+        slow.batches.clear()
+        busy.batches.clear()
+        await alice.say({"id": 1, "op": "subscribe", "channel": "executions"})
+        await until(lambda: bool(slow.batches) and bool(busy.batches), "the question to both")
+        assert (await world.call("GET", "/api/orders?symbol=AAPL&user_id=alice")).status == 200, "answered in order"
+        busy.stop()
+        world.control.spread()
+        await until(lambda: not world.gateway.serving["s0"], "the map")
+        slow.deaf = False
+        assert (await alice.hear())["id"] == 1
+        await alice.ask_rows([2, [row(SELL, 40000, 5, "seen", "MSFT")]])
+        while not alice.events:
+            await alice.ask({"op": "ping"})
+    assert alice.events[0]["client_order_id"] == "seen"
+
+
 async def open_orders(world: World, user: str = "alice") -> int:
     listed = await world.call("GET", f"/api/orders?user_id={user}")
     return len(listed.json["orders"])
 
 
 async def wait_for_orders(world: World, count: int) -> None:
-    for _ in range(500):
-        if await open_orders(world) == count:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"there were never {count} open orders")
+    async with asyncio.timeout(PATIENCE_S):
+        while await open_orders(world) != count:
+            await asyncio.sleep(0.01)
 
 
 async def test_orders_stay_when_a_plain_socket_closes(world: World) -> None:
