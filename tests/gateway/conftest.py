@@ -14,6 +14,7 @@ import structlog
 
 from exchange.domain import NS_PER_S
 from exchange.process import Daemon
+from gateway.core.pending import RESEND_SILENCE_NS
 from gateway.core.throttle import Throttle
 from gateway.server import Gateway
 from tests.gateway.peers import ControlPeer, DeskPeers, ShardPeer, cluster_config, until
@@ -126,9 +127,15 @@ def no_refill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Throttle, "take", lambda self, owner, quotas, count, _: take(self, owner, quotas, count, 0))
 
 
+def repeat(monkeypatch: pytest.MonkeyPatch, after_ns: int = RESEND_SILENCE_NS) -> None:
+    """What a shard leaves without a word for so long is sent to it again; in a world at first nothing is."""
+    monkeypatch.setattr("gateway.core.pending.RESEND_SILENCE_NS", after_ns)
+
+
 @pytest.fixture
-async def build() -> AsyncIterator[Build]:
+async def build(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Build]:
     """Makes worlds: `await build(profile="classic", desks=False)`."""
+    repeat(monkeypatch, 10 * PATIENCE_S * NS_PER_S)
     async with AsyncExitStack() as stack:
 
         async def make(*, desks: bool = True, serving: bool = True, mapless: bool = False, **gateway: object) -> World:
@@ -148,4 +155,4 @@ async def world(build: Build) -> World:
     return await build()
 
 
-__all__ = ["ORDER", "PATIENCE_MS", "PATIENCE_S", "Build", "Said", "World", "until"]
+__all__ = ["ORDER", "PATIENCE_MS", "PATIENCE_S", "Build", "Said", "World", "repeat", "until"]

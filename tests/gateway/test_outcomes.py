@@ -8,7 +8,7 @@ import pytest
 from exchange import messages as m
 from exchange.domain import NS_PER_S
 from exchange.wire import decode_commands, decode_replies
-from tests.gateway.conftest import PATIENCE_MS, PATIENCE_S, Build, World, until
+from tests.gateway.conftest import PATIENCE_MS, PATIENCE_S, Build, World, repeat, until
 
 ALL = "/api/orders?user_id=alice"
 
@@ -50,7 +50,8 @@ async def test_an_order_that_the_dead_shard_never_read_runs_in_the_next_term(wor
     assert await open_ids(world) == ["d-2"]
 
 
-async def test_silence_is_answered_by_the_same_bytes_again(world: World) -> None:
+async def test_silence_is_answered_by_the_same_bytes_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    repeat(monkeypatch)
     shard = world.shards[0]
     shard.deaf = True
     shard.payloads.clear()
@@ -151,8 +152,11 @@ async def test_a_shard_without_primary_is_asked_again_until_the_deadline(
     assert await open_ids(world) == ["n-1"]
 
 
-async def test_a_refused_repetition_does_not_make_the_first_copy_certain(world: World) -> None:
+async def test_a_refused_repetition_does_not_make_the_first_copy_certain(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One copy was executed in silence, the next is refused: 503 would be a lie."""
+    repeat(monkeypatch)
     shard = world.shards[0]
     shard.mute = True
     shard.batches.clear()
@@ -167,9 +171,10 @@ async def test_a_refused_repetition_does_not_make_the_first_copy_certain(world: 
     assert await open_ids(world) == ["x-1"]
 
 
-async def test_a_cancel_whose_first_answer_was_lost_is_a_success(world: World) -> None:
+async def test_a_cancel_whose_first_answer_was_lost_is_a_success(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     id_ = (await world.submit()).json["order_id"]
     shard = world.shards[0]
+    repeat(monkeypatch)
     shard.mute = True
     shard.batches.clear()
     waiting = asyncio.create_task(world.call("DELETE", f"/api/cancel/{id_}?user_id=alice"))
@@ -177,14 +182,18 @@ async def test_a_cancel_whose_first_answer_was_lost_is_a_success(world: World) -
     shard.mute = False
     said = await waiting
     assert (said.status, said.json["status"], said.json["remaining_quantity"]) == (200, "CANCELED", 100), said.text
+    repeat(monkeypatch, PATIENCE_S * NS_PER_S)
     nothing = await world.call("DELETE", f"/api/cancel/{id_}?user_id=alice")
     assert nothing.status == 404, "a new request finds no order"
 
 
-async def test_a_sweep_is_not_repeated_in_silence_but_in_a_new_term(world: World) -> None:
+async def test_a_sweep_is_not_repeated_in_silence_but_in_a_new_term(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A late second copy would cancel orders that came after the first."""
     shard = world.shards[0]
     await world.submit()
+    repeat(monkeypatch)
     shard.mute = True
     shard.payloads.clear()
     said = await world.call("DELETE", "/api/orders?symbol=AAPL&user_id=alice")
@@ -226,8 +235,9 @@ async def test_a_sweep_tells_each_shards_part(
         assert {"error", "code", "reason", "detail", "retryable", "doc"} <= set(said.json)
 
 
-async def test_a_garbled_answer_is_no_answer(world: World) -> None:
+async def test_a_garbled_answer_is_no_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too few replies for a batch: the gateway does not guess which order they belong to."""
+    repeat(monkeypatch)
     shard = world.shards[0]
     shard.garble = True
     waiting = asyncio.create_task(world.submit(client_order_id="g-1", deadline_ms=PATIENCE_MS))

@@ -13,13 +13,14 @@ import msgspec
 import pytest
 
 from exchange.config import render
-from tests.gateway.conftest import PATIENCE_MS, PATIENCE_S, World, until
+from tests.gateway.conftest import PATIENCE_MS, PATIENCE_S, World, repeat, until
 from tests.gateway.peers import cluster_config
 
 
 async def test_what_is_in_flight_is_answered_and_nothing_new_is_taken(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    repeat(monkeypatch)
     monkeypatch.setattr("gateway.ws.CLOSE_WAIT_S", float(PATIENCE_S))
     monkeypatch.setattr("gateway.server.DRAIN_S", float(PATIENCE_S))
     shard = world.shards[0]

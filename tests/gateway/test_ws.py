@@ -13,7 +13,7 @@ from aiohttp import WSMsgType
 from exchange import messages as m
 from exchange.domain import Reject, Status
 from exchange.limits import BATCH_ORDERS_MAX, WS_FRAME_BYTES_MAX
-from tests.gateway.conftest import PATIENCE_S, Build, World, until
+from tests.gateway.conftest import PATIENCE_S, Build, World, repeat, until
 
 BUY, SELL = 0, 1
 
@@ -284,7 +284,9 @@ async def test_the_streams_are_followed_only_while_somebody_listens(world: World
     assert alice.events[0]["client_order_id"] == "again", "nothing from before the second subscription"
 
 
-async def test_a_shard_that_goes_while_the_others_tell_their_place_does_not_lend_them_its_own(world: World) -> None:
+async def test_a_shard_that_goes_while_the_others_tell_their_place_does_not_lend_them_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     busy, slow = world.shards
     for _ in range(50):
         busy.log(m.Tick())
@@ -298,6 +300,7 @@ async def test_a_shard_that_goes_while_the_others_tell_their_place_does_not_lend
         busy.stop()
         world.control.spread()
         await until(lambda: not world.gateway.serving["s0"], "the map")
+        repeat(monkeypatch)
         slow.deaf = False
         assert (await alice.hear())["id"] == 1
         await alice.ask_rows([2, [row(SELL, 40000, 5, "seen", "MSFT")]])
