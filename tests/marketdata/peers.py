@@ -21,6 +21,8 @@ from exchange.wire import decode_coordinator_inbound, decode_market_outbound, de
 from marketdata.server import MarketData
 from tests.marketdata.venue import Venue, map_of, read, split_frames, until
 
+PATIENCE_S = 30
+
 
 class Shard:
     """A venue on the wire. Who misses more than the newest `ring` frames gets an image (without trades)."""
@@ -114,7 +116,17 @@ class Gateway:
 
     async def ask(self, question: bytes) -> m.MarketOutbound:
         self._socket.send(question)
-        return await asyncio.wait_for(self._answers.get(), 10)
+        return await asyncio.wait_for(self._answers.get(), PATIENCE_S)
+
+    async def book(self, request: int, *, live: bool) -> m.Book:
+        """The book of instrument 0, as soon as its stream is live or no longer is."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                book = await self.ask(encode(m.AskBook(request, 0, 10)))
+                assert isinstance(book, m.Book)
+                if book.live is live:
+                    return book
+                await asyncio.sleep(0.01)
 
     def close(self) -> None:
         self._detach()
@@ -178,7 +190,7 @@ async def running(
         yield world
     finally:
         stop.set()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, PATIENCE_S)
         coordinator.close()
         for shard in shards.values():
             shard.close()
@@ -195,7 +207,7 @@ class Listener:
 
     async def next(self, *types: str) -> dict[str, Any]:
         """The next message of one of these types."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 received = await self.socket.receive()
                 assert received.type is aiohttp.WSMsgType.TEXT, received
@@ -205,7 +217,7 @@ class Listener:
 
     async def closed(self) -> tuple[int | None, str]:
         """Read on to the end; code and reason."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 received = await self.socket.receive()
                 if received.type is aiohttp.WSMsgType.CLOSE:
@@ -237,7 +249,7 @@ class RawReader:
     async def frames(self) -> list[tuple[int, bytes]]:
         """Read until there is at least one whole frame; all that there are then."""
         found: list[tuple[int, bytes]] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not found:
                 chunk = await asyncio.get_running_loop().sock_recv(self._socket, 65_536)
                 assert chunk, "the server hung up"

@@ -154,7 +154,7 @@ def units(levels: list[list[Any]]) -> list[tuple[int, int]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition; fail after ten seconds."""
-    async with asyncio.timeout(10):
+    """Wait for a condition; fail after thirty seconds."""
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
