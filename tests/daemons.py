@@ -24,7 +24,7 @@ from exchange.sockets import Dealer, Waiter
 from exchange.wire import Decoder, decode_coordinator_outbound, encode
 
 A = TypeVar("A")
-PATIENCE_NS = 20 * NS_PER_S
+PATIENCE_NS = 30 * NS_PER_S
 POLL_S = 0.002
 Process = subprocess.Popen[bytes]
 
