@@ -29,6 +29,7 @@ class Shard:
         self.entry = m.ShardEntry(name, 1, "n", 1, f"ipc://{directory}/o", f"ipc://{directory}/e", True)
         self.asked: list[int] = []
         self._image_below = image_below
+        self._image_seq = 0
         self._seq = 0
         self._events, self._orders = Publisher(), Router()
         self._events.bind(self.entry.events_endpoint)
@@ -57,7 +58,9 @@ class Shard:
             assert isinstance(follow, m.Follow)
             self.asked.append(follow.after_seq)
             if follow.after_seq < self._image_below:
-                self._orders.send(peer, encode(m.Image(self.entry.shard, self._seq)), frame(self._seq))
+                # A question that was asked again gets the same answer again.
+                self._image_seq = self._image_seq or self._seq
+                self._orders.send(peer, encode(m.Image(self.entry.shard, self._image_seq)), frame(self._image_seq))
                 continue
             wanted = [frame(seq) for seq in range(follow.after_seq + 1, self._seq + 1)]
             answer = encode(m.Frames(self.entry.shard, follow.after_seq, self._seq, False))
@@ -87,7 +90,7 @@ class Owner:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -201,8 +204,8 @@ async def test_garbage_on_the_event_socket_is_reported_and_harms_nothing(
         shard.say(b"\xc1", frame(2))
         shard.say(encode(m.Published("s0", 1, 1, 2)), b"\x93")
         shard.publish(2)
-        await until(lambda: len(owner.got) >= 3)
+        # The frames may come as an answer, past the garbage that is still on its way.
+        await until(lambda: len(owner.got) >= 3 and len(logs) >= heard + 2)
     assert owner.seqs == [1, 2, 3]
-    assert len(logs) >= heard + 2
     assert {log["event"] for log in logs} == {"malformed stream"}
     shard.close()

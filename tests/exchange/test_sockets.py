@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from exchange.clock import monotonic_ns
-from exchange.domain import NS_PER_S
+from exchange.domain import NS_PER_MS, NS_PER_S
 from exchange.errors import ConfigError
 from exchange.limits import MESSAGE_BYTES_MAX
 from exchange.sockets import (
@@ -26,7 +26,7 @@ from exchange.sockets import (
     use_cluster_key,
 )
 
-PATIENCE_NS = 10 * NS_PER_S
+PATIENCE_NS = 30 * NS_PER_S
 Open = Callable[[Any], Any]
 
 
@@ -138,8 +138,12 @@ def test_a_message_beyond_the_ceiling_cuts_its_sender_off_and_nobody_else(endpoi
     router, honest, raw = open_(Router()), open_(Dealer("honest")), zmq.Context.instance().socket(zmq.DEALER)
     router.bind(endpoint)
     honest.connect(endpoint)
+    cut_off = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     raw.connect(endpoint)
     raw.send_multipart([b"h", bytes(MESSAGE_BYTES_MAX + 1)])
+    assert cut_off.poll(PATIENCE_NS // NS_PER_MS), "otherwise it may still be on its way when nothing has come"
+    raw.disable_monitor()
+    cut_off.close(0)
     honest.send(b"hello")
     assert receive(router) == (b"honest", b"hello", b"")
     assert router.receive() is None
