@@ -119,7 +119,6 @@ class Follower:
             return self._on_image(header, payload, now_ns)
         heads = [decode_frame_head(frame) for frame in decode_frames(payload)]
         self._heard_ns = now_ns
-        self._asked_seq = None
         before = self.cursor
         outputs: list[Output] = []
         missing = False
@@ -155,9 +154,11 @@ class Follower:
         head = decode_frame_head(payload)
         if head.last_seq != header.seq:
             raise WireError(f"image of shard {self.shard}: header says {header.seq}, the image says {head.last_seq}")
-        replaced = self._asked_seq is not None and header.seq < self._asked_seq
+        # A question that was asked twice is answered twice; the second answer must not take us back once more.
+        replaced = header.seq < header.after_seq == self._asked_seq
         self._heard_ns = now_ns
-        self._asked_seq = None
+        if header.after_seq == self._asked_seq:
+            self._asked_seq = None
         if not replaced and (head.last_seq <= self.cursor.seq or head.epoch < self.cursor.epoch):
             return []
         if replaced:
@@ -209,8 +210,7 @@ class Follower:
         if self._asked_ns is not None:
             self._retry_ns = min(2 * self._retry_ns, FOLLOW_RETRY_MAX_NS)
         self._asked_ns = now_ns
-        if self._asked_seq is None:
-            self._asked_seq = self.cursor.seq
+        self._asked_seq = self.cursor.seq
         return Ask(m.Follow(self._consumer, self.cursor.seq))
 
     def _check_shard(self, shard: str) -> None:

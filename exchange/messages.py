@@ -445,9 +445,13 @@ class Frames(Wire, frozen=True, tag=5):
 
 
 class Image(Wire, frozen=True, tag=6):
-    """The ring no longer holds what was asked for. Payload: an image (EventFrame); its trades are recent ones."""
+    """The ring no longer holds what was asked for. Payload: an image (EventFrame); its trades are recent ones.
+
+    `seq` below `after_seq`, the one of the question: the shard has never come so far.
+    """
 
     shard: str
+    after_seq: int
     seq: int
 
 

@@ -49,6 +49,6 @@ class Followers:
                 later[peer] = after_seq
             else:
                 image = image or self._ring.with_recent_trades(self._engine.image())
-                parcels.append((peer, encode(m.Image(self._shard, image_of_seq)), image))
+                parcels.append((peer, encode(m.Image(self._shard, after_seq, image_of_seq)), image))
         self._after = later
         return parcels

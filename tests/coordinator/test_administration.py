@@ -137,4 +137,4 @@ def test_requests_that_wait_have_a_ceiling(administration: Administration) -> No
 
 def test_a_stream_at_the_wrong_door_is_refused(administration: Administration) -> None:
     with pytest.raises(WireError, match="follows nobody"):
-        administration.on_answer(m.Image("s0", 5), b"")
+        administration.on_answer(m.Image("s0", 0, 5), b"")

@@ -60,7 +60,8 @@ class Shard:
             if follow.after_seq < self._image_below:
                 # A question that was asked again gets the same answer again.
                 self._image_seq = self._image_seq or self._seq
-                self._orders.send(peer, encode(m.Image(self.entry.shard, self._image_seq)), frame(self._image_seq))
+                answer = m.Image(self.entry.shard, follow.after_seq, self._image_seq)
+                self._orders.send(peer, encode(answer), frame(self._image_seq))
                 continue
             wanted = [frame(seq) for seq in range(follow.after_seq + 1, self._seq + 1)]
             answer = encode(m.Frames(self.entry.shard, follow.after_seq, self._seq, False))

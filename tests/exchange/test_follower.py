@@ -29,8 +29,8 @@ def frames(*encoded: bytes, more: bool = False) -> tuple[m.Frames, bytes]:
     return m.Frames("s0", 0, 0, more), join_array(encoded, len(encoded))
 
 
-def image(seq: int, epoch: int = 1) -> tuple[m.Image, bytes]:
-    return m.Image("s0", seq), frame(seq, seq, epoch)
+def image(after_seq: int, seq: int, epoch: int = 1) -> tuple[m.Image, bytes]:
+    return m.Image("s0", after_seq, seq), frame(seq, seq, epoch)
 
 
 def said(outputs: list[Output]) -> list[str]:
@@ -97,7 +97,7 @@ def test_an_answer_that_does_not_help_is_not_repeated_at_once(follower: Follower
 
 def test_an_image_replaces_what_can_no_longer_be_fetched(follower: Follower) -> None:
     follower.on_published(*published(500), 2)
-    outputs = follower.on_answer(*image(499), 3)
+    outputs = follower.on_answer(*image(10, 499), 3)
     assert said(outputs) == ["image 499", "500-500"]
     first = outputs[0]
     assert isinstance(first, Advanced)
@@ -109,17 +109,29 @@ def test_an_image_replaces_what_can_no_longer_be_fetched(follower: Follower) -> 
 def test_a_late_image_of_an_earlier_question_is_dropped(follower: Follower) -> None:
     follower.on_published(*published(13), 2)
     follower.on_answer(*frames(frame(11), frame(12)), 3)
-    assert follower.on_answer(*image(12), 4) == []
+    assert follower.on_answer(*image(10, 12), 4) == []
     assert follower.cursor == Cursor(1, 13)
 
 
 def test_a_shard_whose_data_was_replaced_starts_over_with_its_image() -> None:
     follower = Follower("s0", "riskd:r0", Cursor(7, 1_000))
     follower.on_connect(0)
-    assert said(follower.on_answer(*image(3, epoch=1), 1)) == ["image 3"]
+    assert said(follower.on_answer(*image(1_000, 3, epoch=1), 1)) == ["image 3"]
     assert said(follower.on_published(*published(4), 2)) == ["4-4"]
     assert follower.live(2)
     assert follower.cursor == Cursor(1, 4)
+
+
+def test_a_question_that_was_asked_twice_takes_nobody_back_twice() -> None:
+    follower = Follower("s0", "riskd:r0", Cursor(7, 1_000))
+    follower.on_connect(0)
+    assert said(follower.on_tick(FOLLOW_RETRY_MAX_NS)) == ["ask 1000"]
+    assert said(follower.on_answer(*image(1_000, 3), FOLLOW_RETRY_MAX_NS)) == ["image 3"]
+    assert said(follower.on_published(*published(4), FOLLOW_RETRY_MAX_NS)) == ["4-4"]
+    asked = follower.on_published(*published(6), FOLLOW_RETRY_MAX_NS)
+    assert said(asked) == ["ask 4"]
+    assert follower.on_answer(*image(1_000, 3), FOLLOW_RETRY_MAX_NS) == []
+    assert said(follower.on_answer(*frames(frame(5)), FOLLOW_RETRY_MAX_NS)) == ["5-5", "6-6"]
 
 
 def test_a_new_term_goes_on_and_frames_of_a_deposed_primary_are_dropped(follower: Follower) -> None:
@@ -185,7 +197,7 @@ def test_a_malformed_frame_among_good_ones_refuses_the_whole_answer(follower: Fo
     with pytest.raises(WireError):
         follower.on_answer(*frames(frame(11), b"\x01"), 3)
     with pytest.raises(WireError, match="header says 9"):
-        follower.on_answer(m.Image("s0", 9), frame(99, 99), 3)
+        follower.on_answer(m.Image("s0", 10, 9), frame(99, 99), 3)
     assert follower.cursor == Cursor(1, 10)
 
 
@@ -211,7 +223,7 @@ def test_any_loss_repetition_and_delay_still_gives_every_frame_once(data: st.Dat
         after = waiting.pop(0)
         wanted = [f for f in history if msgspec.msgpack.decode(f)[3] > after]
         if len(wanted) > ring_frames:
-            perform(follower.on_answer(*image(last), now))
+            perform(follower.on_answer(*image(after, last), now))
         else:
             perform(follower.on_answer(*frames(*wanted[:3], more=len(wanted) > 3), now))
 

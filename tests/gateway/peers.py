@@ -158,7 +158,8 @@ class ShardPeer:
         if isinstance(message, m.Follow):
             heads = [frame for frame in self._frames if decode_frame_head(frame).first_seq > message.after_seq]
             if message.after_seq < 0:
-                send(peer, encode(m.Image(self.name, self._engine.seq())), self._engine.image())
+                image = m.Image(self.name, message.after_seq, self._engine.seq())
+                send(peer, encode(image), self._engine.image())
             else:
                 send(
                     peer,

@@ -68,7 +68,8 @@ class Shard:
                 if header_.last_seq > follow.after_seq
             ]
             if len(wanted) > self.ring:
-                self._router.send(peer, encode(m.Image(venue.shard, venue.seq)), venue.engine.image())
+                image = m.Image(venue.shard, follow.after_seq, venue.seq)
+                self._router.send(peer, encode(image), venue.engine.image())
             else:
                 answer = encode(m.Frames(venue.shard, follow.after_seq, venue.seq, False))
                 self._router.send(peer, answer, join_array(wanted, len(wanted)))
