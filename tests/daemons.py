@@ -25,6 +25,7 @@ from exchange.wire import Decoder, decode_coordinator_outbound, encode
 
 A = TypeVar("A")
 PATIENCE_NS = 30 * NS_PER_S
+PATIENCE_S = PATIENCE_NS // NS_PER_S
 POLL_S = 0.002
 Process = subprocess.Popen[bytes]
 
@@ -126,7 +127,7 @@ class Place:
     def kill(self, process: Process, number: int = signal.SIGKILL) -> int:
         """Send a signal, wait for the end, return the exit status."""
         process.send_signal(number)
-        return process.wait(timeout=PATIENCE_NS // NS_PER_S)
+        return process.wait(timeout=PATIENCE_S)
 
     def log(self, number: int) -> Path:
         """What the process with this number says."""
