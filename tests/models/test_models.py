@@ -5,6 +5,8 @@ import pytest
 from tests.models import lease, replication
 from tests.models.replication import Bounds, Removed
 
+pytestmark = pytest.mark.timeout(600)
+"""Nothing here waits for anything: how long it takes is the machine's affair."""
 BOTH_OR_ONE = [
     (Removed.FENCE, Bounds()),
     (Removed.SHRINK_RECORDED_FIRST, Bounds()),

@@ -7,6 +7,8 @@ from tests.sim.mutants import MUTANTS
 from tests.sim.run import NOTHING, Mutant, run
 from tests.sim.story import kind, shortened, told
 
+pytestmark = pytest.mark.timeout(600)
+"""Nothing here waits for anything: how long it takes is the machine's affair."""
 SEEDS = 2_000
 SLICES = 20
 
