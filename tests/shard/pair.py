@@ -1,7 +1,10 @@
 """A shard of two real nodes with a coordinator that a test steers, and the supervisor's one duty: starting again."""
 
+import os
+import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -16,17 +19,20 @@ from shard.core.journal import consume, scan
 from shard.journal_file import open_segment, open_segments, segment_paths, segment_seq
 from shard.rejoin import divergent_paths
 from shard.snapshot_file import snapshot_paths
-from tests.shard.peers import PATIENCE_NS, PLAIN, Coordinator, Gateway, Place, order
+from tests.shard.peers import PATIENCE_NS, Coordinator, Gateway, Place, order, short_directory
 
 T = TypeVar("T")
 A, B = "s0-a", "s0-b"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+SHRINK_MS = 3_000
+"""A node that is kept from running or waits for its disk is not dropped for that; of deaths the coordinator tells."""
+PATIENT = configuration.Replication(shrink_ms=SHRINK_MS)
 
 
 class Pair(Place):
     """Nodes s0-a and s0-b. A process that asks for a new start gets one while somebody waits for something."""
 
-    def __init__(self, root: Path, *, replication: configuration.Replication = PLAIN, **journal: int) -> None:
+    def __init__(self, root: Path, *, replication: configuration.Replication = PATIENT, **journal: int) -> None:
         super().__init__(root, replication=replication, replicas=2, **journal)
         self.lives: dict[str, subprocess.Popen[bytes]] = {}
         self.restarts: list[str] = []
@@ -113,15 +119,39 @@ class Pair(Place):
         self.until(paired)
 
     def until_even(self) -> None:
-        """Both say the same of the same record; orders must have stopped."""
+        """Both say the same of the same record, one of after this call; orders must have stopped.
+
+        Two last words are seldom of the same moment, so all are compared: each node says many a seq.
+        """
+        begun_ns = monotonic_ns()
+
+        def trails(node: str) -> dict[int, int]:
+            session = self.led.group.current(node)
+            fresh = [beat for beat in self.led.beats if (beat.name, beat.incarnation) == session]
+            return {beat.stats["last_seq"]: beat.stats["trail"] for beat in fresh if beat.sent_ns >= begun_ns}
 
         def even() -> bool:
-            first, second = self.led.said(A), self.led.said(B)
-            assert first is not None
-            assert second is not None
-            return (first.stats["last_seq"], first.stats["trail"]) == (second.stats["last_seq"], second.stats["trail"])
+            first, second = trails(A), trails(B)
+            common = first.keys() & second.keys()
+            assert all(first[seq] == second[seq] for seq in common)
+            return bool(common)
 
         self.until(even)
+
+    def until_whole(self) -> None:
+        """Both are in the set. It changes only while somebody waits, so what comes next finds it so."""
+        self.until(lambda: len(self.led.isr) == 2)
+
+    def freeze(self, node: str) -> None:
+        """SIGSTOP; it runs no more when this returns."""
+        process = self.lives[node]
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def kill_primary(self) -> None:
+        """kill -9 of a primary whose standby is in sync, and stays so until there is a failover."""
+        self.until_whole()
+        self.kill_node(self.primary)
 
     def kill_node(self, node: str) -> None:
         """kill -9, and the coordinator learns of it."""
@@ -168,6 +198,17 @@ class Pair(Place):
         for path in divergent_paths(self.config.node_directory(node)):
             consume(scan([open_segment(path)]), lambda entry: found.__setitem__(entry.head.first_seq, entry.record))
         return found
+
+
+@contextmanager
+def open_pair(**settings: Any) -> Iterator[Pair]:
+    """A pair in a directory of its own."""
+    with short_directory() as root:
+        pair = Pair(root, replication=configuration.Replication(**{"shrink_ms": SHRINK_MS, **settings}))
+        try:
+            yield pair
+        finally:
+            pair.close()
 
 
 def trade(gateway: Gateway, number: int, *, count: int = 10) -> dict[str, m.Executed]:

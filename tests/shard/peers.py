@@ -39,7 +39,7 @@ T = TypeVar("T")
 class Coordinator:
     """Decides about shard s0 as coordinator.core.group permits. Who is dead, and when, is the test's business.
 
-    `deaf` = questions about the in-sync set are decided, and never answered.
+    `deaf` = questions about the in-sync set are decided, and never answered; `unwilling` = they are not even decided.
     """
 
     def __init__(self, config: configuration.Config, *, epoch: int = 0) -> None:
@@ -49,6 +49,7 @@ class Coordinator:
         self.registered: list[m.Register] = []
         self.beats: list[m.Beat] = []
         self.deaf = False
+        self.unwilling = False
         self.group = groups.Group()
         self._ver = 100 * epoch
         self._dead: list[groups.Session] = []
@@ -90,8 +91,12 @@ class Coordinator:
         self.group = groups.Group()
 
     def bury(self, node: str) -> None:
-        """Its present session is dead from now on, whatever it still does."""
-        self._dead.append(self.group.current(node))
+        """Its present session is dead from now on, whatever it still does; a primary hears of its standby's end."""
+        session = self.group.current(node)
+        self._dead.append(session)
+        if self.group.primary[0] not in ("", node):
+            primary = f"shard:{self.group.primary[0]}".encode()
+            self.socket.send(primary, encode(m.Ended("s0", self._member(session))))
 
     def unbury(self) -> None:
         """Who was thought dead was not."""
@@ -111,6 +116,11 @@ class Coordinator:
     def skip(self, seq: int) -> None:
         """An operator has a command left out."""
         self._keep(groups.skip(self.group, seq, actor="ops", why="a test"))
+
+    def serves(self, node: str, pid: int) -> bool:
+        """This process says that it is ready; words of an earlier one, which may still come in, do not count."""
+        known, said = self.group.nodes.get(node), self.said(node)
+        return known is not None and known.pid == pid and said is not None and said.ready
 
     def said(self, node: str) -> m.Beat | None:
         """The last heartbeat of a node's present session; None when there is none or it is dead."""
@@ -136,6 +146,8 @@ class Coordinator:
         self._tell()
 
     def _on_ask(self, peer: bytes, message: m.AskIsr) -> None:
+        if self.unwilling:
+            return
         try:
             changed = groups.change_isr(
                 self.group,
@@ -229,9 +241,8 @@ class Place:
     def serve(self) -> subprocess.Popen[bytes]:
         """Start the shard and wait until it serves."""
         coordinator = self.coordinator or self.start_coordinator()
-        coordinator.beats.clear()
         process = self.start_shard()
-        self.until(lambda: any(beat.ready for beat in coordinator.beats))
+        self.until(lambda: coordinator.serves("s0-a", process.pid))
         return process
 
     def until(self, found: Callable[[], T]) -> T:
@@ -304,6 +315,10 @@ class Gateway:
         self._place.sockets.remove(self.socket)
         self.socket.close()
 
+    def skip_to_batch(self, number: int) -> None:
+        """Number the next batch so."""
+        self._batch = number - 1
+
     def send(self, *commands: m.Command, epoch: int = 0) -> int:
         self._batch += 1
         self.socket.send(encode(m.Batch(self._name, 1, self._batch, epoch, len(commands))), encode(list(commands)))
@@ -326,8 +341,11 @@ class Gateway:
         return self.answers.get(batch) or self.refusals.get(batch)
 
     def ask(self, *commands: m.Command, epoch: int = 0) -> list[m.Reply]:
-        """Answers of a batch that must not be refused."""
+        """Answers of a batch that must not be refused; while a primary waits for its standby it is sent again."""
+        give_up_ns = monotonic_ns() + PATIENCE_NS
         said = self.wait(self.send(*commands, epoch=epoch))
+        while isinstance(said, m.Refused) and said.reason == "FAILING_OVER" and monotonic_ns() < give_up_ns:
+            said = self.wait(self.send(*commands, epoch=epoch))
         assert isinstance(said, list), said
         return said
 

@@ -102,7 +102,7 @@ def of_a_new_primary(stage: Stage, point: Point) -> None:
     pair = stage.pair
     pair.start_both(failpoints={B: stage.armed(point)})
     stage.trade()
-    pair.kill_node(A)
+    pair.kill_primary()
     stage.strike(B, pair.led.fail_over)
     pair.until_serving(B)
     pair.start(A)
@@ -122,6 +122,8 @@ def of_a_cut(stage: Stage, point: Point) -> None:
     pair.start_both()
     for _ in range(5):
         stage.trade(count=100)
+    pair.until_whole()
+    pair.led.unwilling = True
     pair.kill_node(B)
     seq = max(pair.records(A))
     stage.orders_under_way()
@@ -129,6 +131,7 @@ def of_a_cut(stage: Stage, point: Point) -> None:
     pair.kill_node(A)
     pair.start(B)
     pair.until_serving(B)
+    pair.led.unwilling = False
     stage.trigger.touch()
     process = pair.start(A, failpoint=stage.armed(point))
     pair.until(lambda: not stage.trigger.exists())
@@ -154,7 +157,8 @@ def of_a_hand_over(stage: Stage, point: Point) -> None:
     pair.start_both()
     stage.trade()
     pair.leave_behind(B, failpoint=stage.armed(point) if gives else "")
-    while not pair.oldest(A):
+    last_seq = max(pair.records(B))
+    while pair.oldest(A) <= last_seq:
         stage.trade(count=100)
     stage.trigger.touch()
     taker = pair.start(B, failpoint="" if gives else stage.armed(point))

@@ -9,13 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from exchange import messages as m
 from exchange.domain import Side
 from exchange.process import EXIT_CONFIG, EXIT_IO, EXIT_POISON
-from exchange.sockets import Dealer
-from exchange.wire import decode_frame, decode_frames, encode
+from exchange.wire import decode_coordinator_inbound, decode_frame, decode_frames, encode
 from shard.core.journal import SEGMENT_HEAD_BYTES, Entry, consume, scan
 from shard.core.record import decode_head, encode_record
 from shard.journal_file import open_segments, segment_paths
@@ -70,7 +69,7 @@ def test_what_was_acknowledged_survives_kill_9(place: Place) -> None:
     answered = [reply for number in range(20) for reply in gateway.ask(order(number), order(1_000 + number, Side.SELL))]
     place.kill(process)
     before = replayed(place)
-    assert before.state is journal.State.OK
+    assert before.state in (journal.State.OK, journal.State.TORN)  # TORN: killed in the middle of writing a tick
     assert before.seq >= answered[-1].seq
     place.serve()
     gateway = place.gateway("g1")
@@ -143,10 +142,16 @@ def test_a_tail_that_was_garbled_after_the_kill_is_cut_exactly(place: Place) -> 
 @pytest.mark.parametrize("place_of_damage", ["first record", "last acknowledged record"])
 def test_damage_to_what_was_acknowledged_stops_the_start(place: Place, place_of_damage: str) -> None:
     process = place.serve()
-    place.gateway().ask(*(order(number) for number in range(50)))
+    acknowledged_seq = place.gateway().ask(*(order(number) for number in range(50)))[-1].seq
     place.kill(process)
     path = segment_paths(place.directory)[-1]
-    offset = SEGMENT_HEAD_BYTES + 50 if place_of_damage == "first record" else records_end(path) - 10
+    offset = SEGMENT_HEAD_BYTES + 50
+    if place_of_damage == "last acknowledged record":
+        # Ticks may follow, and the very last record may not have been durable when the process died.
+        entries: list[Entry] = []
+        consume(scan(open_segments(place.directory)), entries.append)
+        last = next(entry for entry in entries if entry.position.seq >= acknowledged_seq)
+        offset = last.offset + len(last.record) - 10
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(b"\xa5")
@@ -208,7 +213,7 @@ def test_snapshots_are_taken_while_it_serves_and_old_journal_goes(small_place: P
     place = small_place
     process = place.serve()
     gateway = place.gateway()
-    for burst in range(12):
+    for burst in range(20):  # more than two snapshots need, without waiting for ticks
         gateway.ask(*(order(1_000 * burst + number, Side(number % 2)) for number in range(400)))
         assert verified(place).state in (journal.State.OK, journal.State.IN_PROGRESS)
     place.until(lambda: int(segment_paths(place.directory)[0].stem) > 0)
@@ -229,7 +234,7 @@ def test_without_pruning_the_whole_journal_stays_beside_the_snapshots() -> None:
         try:
             process = place.serve()
             gateway = place.gateway()
-            for burst in range(12):
+            for burst in range(20):  # more than two snapshots need, without waiting for ticks
                 gateway.ask(*(order(1_000 * burst + number, Side(number % 2)) for number in range(400)))
             place.until(lambda: len(snapshot_paths(place.directory)) >= 2)
             place.kill(process)
@@ -277,6 +282,8 @@ def test_a_full_disk_ends_the_process_unanswered(place: Place) -> None:
     for start in range(0, 40_000, 100):
         batch = [order(start + number) for number in range(100)]
         sent[gateway.send(*batch)] = batch
+        if start == 0:
+            gateway.wait_for_answers(1)
     assert place.ended(process) == EXIT_IO
     gateway.pump()
     gateway.close()
@@ -301,7 +308,7 @@ def test_a_second_process_is_refused_with_a_sentence(place: Place) -> None:
 
 def test_a_name_that_is_not_configured_is_refused(place: Place) -> None:
     command = [sys.executable, "-m", "shard", "--config", str(place.toml), "--name", "s7"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == EXIT_CONFIG
     assert "--name 's7' is not one of the configured nodes: s0-a" in result.stderr
 
@@ -428,30 +435,39 @@ def test_strangers_cannot_hurt_it(place: Place) -> None:
     process = place.serve()
     coordinator = place.coordinator
     assert coordinator is not None
-    stranger = Dealer("stranger")
-    place.sockets.append(stranger)
-    stranger.connect(place.config.endpoint("orders.s0-a"))
+    stranger = place.gateway("stranger")
     for message in hostile_messages():
-        stranger._send_parts(message or [b""])
-    gateway = place.gateway()
-    assert isinstance(gateway.ask(order(77))[0], m.Executed)
+        assert stranger.socket._send_parts(message or [b""])
+    stranger.skip_to_batch(1_000)  # an answer to this one says that everything before it was read
+    assert isinstance(stranger.ask(order(78))[0], m.Executed)
+    assert isinstance(place.gateway().ask(order(77))[0], m.Executed)
     assert process.poll() is None
     assert len(place.log_text().splitlines()) < 200
 
 
-@pytest.mark.parametrize("answer", [b"", b"\xc1" * 50, encode(m.Registered(1, 1 << 40)), encode(m.Registered(-5, 1))])
-def test_a_coordinator_that_talks_nonsense_is_not_believed(place: Place, answer: bytes) -> None:
+@pytest.mark.parametrize(
+    ("answer", "noted"),
+    [
+        (b"", "noted"),
+        (b"\xc1" * 50, "noted"),
+        (m.Registered(1, 1 << 40), "the coordinator registers incarnation 1 in term 1099511627776"),
+        (m.Registered(-5, 1), "the coordinator registers incarnation -5 in term 1"),
+    ],
+)
+def test_a_coordinator_that_talks_nonsense_is_not_believed(
+    place: Place, answer: bytes | m.Registered, noted: str
+) -> None:
     coordinator = place.start_coordinator()
     process = place.start_shard()
-
-    def asked() -> bytes:
-        received = coordinator.socket.receive()
-        return received[0] if received else b""
-
     place.coordinator = None
-    peer = place.until(asked)
+    peer, header, _ = place.until(coordinator.socket.receive)
+    if isinstance(answer, m.Registered):
+        register = decode_coordinator_inbound(header)
+        assert isinstance(register, m.Register)
+        answer = encode(replace(answer, session=register.session))
     coordinator.socket.send(peer, answer)
     coordinator.socket.send(peer, encode(m.ShardMap(1, [], [])))
+    place.until(lambda: noted in place.log_text())
     gateway = place.gateway()
     refused = gateway.wait(gateway.send(order(1)))
     assert isinstance(refused, m.Refused)
