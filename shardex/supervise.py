@@ -53,11 +53,12 @@ def main() -> None:
     parser.add_argument("--parent", type=int, default=0, help="end when this process ends")
     arguments = parser.parse_args()
     os.set_inheritable(arguments.lock, False)
-    if arguments.parent:
-        _end_with(arguments.parent)
-    _raise_descriptor_limit()
-    setproctitle.setproctitle(f"shardex supervisor {arguments.data}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until supervisord has its own: what is to go goes
     try:
+        if arguments.parent:
+            _end_with(arguments.parent)
+        _raise_descriptor_limit()
+        setproctitle.setproctitle(f"shardex supervisor {arguments.data}")
         supervisord.main(["--nodaemon", "--configuration", arguments.conf])
     finally:
         for directory in arguments.remove:
