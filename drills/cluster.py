@@ -124,7 +124,7 @@ class Cluster:
     def revive(self) -> None:
         """Start again what has ended for good; `ended` remembers who that was, and with which exit status."""
         for process in self.running.supervisor.processes():
-            if process.state in ("EXITED", "FATAL"):
+            if process.gave_up:
                 self.ended.append((process.name, process.exit_status))
                 self.running.supervisor.start(process.name)
 

@@ -185,8 +185,7 @@ class Running:
         except Unavailable as fault:
             return [str(fault)]
         for process in processes:
-            ended = process.state == "EXITED" and process.exit_status in supervision.FINAL_EXITS
-            if ended or process.state == "FATAL" or process.restarts >= _RESTARTS_MAX:
+            if process.gave_up or process.restarts >= _RESTARTS_MAX:
                 log = last_line(self.config, process.name)
                 raise LaunchError(f"{process.name} does not stay up (exit status {process.exit_status}): {log}")
         try:

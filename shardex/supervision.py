@@ -121,6 +121,11 @@ class ProcessInfo:
     exit_status: int
     restarts: int
 
+    @property
+    def gave_up(self) -> bool:
+        """It has ended and is not started again by itself. (Who was killed is EXITED too, for a moment.)"""
+        return self.state == "FATAL" or (self.state == "EXITED" and self.exit_status in FINAL_EXITS)
+
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:

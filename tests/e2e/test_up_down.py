@@ -104,6 +104,7 @@ def test_a_killed_daemon_comes_back_and_is_counted(data: Path) -> None:
     until = time.monotonic() + 30
     while (process := row("s1-a", running)).pid in (0, killed):
         assert time.monotonic() < until, process
+        assert not process.gave_up  # also in the moment between its end and its new start
     assert process.restarts == 1
     running.wait_ready()
     assert '"name":"s1-a"' in shardex(data, "status", "--json").stdout
