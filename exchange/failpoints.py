@@ -46,6 +46,8 @@ class Point(StrEnum):
     CUT_ARCHIVED = "cut-archived"
     CUT_SNAPSHOTS_REMOVED = "cut-snapshots-removed"
     CUT_TRUNCATED = "cut-truncated"
+    STATE_WRITTEN = "state-written"
+    STATE_ONE_COPY = "state-one-copy"
     FILE_BEFORE_RENAME = "file-before-rename"
     SNAPSHOT_BEFORE_WRITE = "snapshot-before-write"
     SNAPSHOT_RENAMED = "snapshot-renamed"

@@ -1,7 +1,7 @@
 """A journal's files: segments that grow by one record at a time, and their removal. No failed call is ever repeated.
 
-Space is written ahead as zeros: a sync then updates no file size and maps no block, which halves its cost. The last
-segment of a running shard therefore ends in zeros; every other one ends with its last record.
+Space is written ahead as zeros: a sync then updates no file size and maps no block, which halves its cost. So segments
+end in zeros. They are not cut when the next one begins: who begins a term has customers waiting.
 
 A term begins with a segment, so the heads of the segments say where each term ends (`terms`).
 """
@@ -24,11 +24,11 @@ from shard.core.journal import (
     decode_segment_head,
     encode_segment_head,
 )
-from shard.node_state import replace_durably, sync_directory
+from shard.files import replace_durably, sync_directory
 
 SEGMENT_SUFFIX = ".segment"
-AHEAD_BYTES = 1024 * 1024
-"""How far zeros are written ahead of the records."""
+AHEAD_BYTES_MIN, AHEAD_BYTES_MAX = 64 * 1024, 1024 * 1024
+"""How far zeros are written ahead of the records: as far again as the segment is long, within these bounds."""
 
 
 class Place(NamedTuple):
@@ -50,6 +50,7 @@ class JournalFile:
         self._segment_seq = 0
         self._end = 0
         self._zeroed = 0
+        self._synced = True
         self.bytes_written = 0
 
     def open(self, base: Position, head_of: Callable[[Position], SegmentHead]) -> None:
@@ -65,9 +66,12 @@ class JournalFile:
         place = Place(before.seq, self._segment_seq, self._end)
         end = self._end + len(record)
         if end > self._zeroed:
-            self._write(bytes(end + AHEAD_BYTES - self._zeroed), self._zeroed)
-            self._zeroed = end + AHEAD_BYTES
+            ahead = end + min(max(end, AHEAD_BYTES_MIN), AHEAD_BYTES_MAX)
+            ahead = max(end, min(ahead, self._segment_bytes))
+            self._write(bytes(ahead - self._zeroed), self._zeroed)
+            self._zeroed = ahead
         self._write(record, self._end)
+        self._synced = False
         self._end = end
         self.bytes_written += len(record)
         return place
@@ -75,6 +79,7 @@ class JournalFile:
     def sync(self) -> None:
         """Everything appended is on the disk when this returns."""
         os.fdatasync(self._descriptor)
+        self._synced = True
 
     def syncer(self) -> Callable[[], None]:
         """The sync of everything appended until now, for another thread; call it once."""
@@ -90,12 +95,17 @@ class JournalFile:
 
     def _roll(self, base: Position) -> None:
         assert self._head_of is not None, "open comes first"
-        self.close()
+        if self._descriptor >= 0:
+            if not self._synced:
+                self.sync()
+            os.close(self._descriptor)
         path = self._directory / segment_name(base.seq)
-        replace_durably(path, encode_segment_head(self._head_of(base)))
+        ahead = min(AHEAD_BYTES_MIN, self._segment_bytes)
+        content = encode_segment_head(self._head_of(base)).ljust(ahead, b"\0")
+        replace_durably(path, content)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._segment_seq = base.seq
-        self._end = self._zeroed = SEGMENT_HEAD_BYTES
+        self._end, self._zeroed = SEGMENT_HEAD_BYTES, len(content)
 
     def _write(self, content: bytes, offset: int) -> None:
         written = os.pwrite(self._descriptor, content, offset)

@@ -20,7 +20,7 @@ import msgspec
 from exchange.clock import monotonic_ns
 from exchange.domain import NS_PER_S
 from exchange.errors import ConfigError, JournalError
-from exchange.failpoints import Point, reach
+from shard import two_copies
 from shard.core.poison import Poison
 
 STATE_FILE = "node.state"
@@ -100,23 +100,16 @@ def is_locked(directory: Path) -> bool:
 def load_state(directory: Path) -> NodeState | None:
     """Read `node.state`; None when there is none. JournalError when it is damaged."""
     path = directory / STATE_FILE
+    body = two_copies.read(path)
     try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    body, _, crc = text.rstrip(b"\n").rpartition(b"\n")
-    if crc != b"%08x" % crc32(body):
-        raise JournalError(f"{path}: crc {crc!r} is not that of its content")
-    try:
-        return msgspec.json.decode(body, type=NodeState)
+        return msgspec.json.decode(body, type=NodeState) if body is not None else None
     except msgspec.MsgspecError as fault:
         raise JournalError(f"{path}: {fault}") from fault
 
 
 def save_state(directory: Path, state: NodeState) -> None:
-    """Durable when it returns. OSError when the disk fails; the old state is then still there."""
-    body = msgspec.json.format(msgspec.json.encode(state))
-    replace_durably(directory / STATE_FILE, body + b"\n%08x\n" % crc32(body))
+    """Durable when it returns, by one fdatasync. OSError when the disk fails; the old state is then still there."""
+    two_copies.write(directory / STATE_FILE, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
 
 
 def new_state(shard: str) -> NodeState:
@@ -174,28 +167,3 @@ def read_note(directory: Path) -> int:
 def boot_id() -> str:
     """Identity of the running kernel's life; empty where the system has none."""
     return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-
-
-def replace_durably(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that after any crash the old or the new file is there, whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb", opener=_open_private) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    reach(Point.FILE_BEFORE_RENAME)
-    temporary.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make created, renamed and removed names durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

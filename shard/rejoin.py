@@ -13,8 +13,9 @@ import msgspec
 from exchange.errors import JournalError
 from exchange.failpoints import Point, reach
 from shard.core.journal import SEGMENT_HEAD_BYTES, Position, Segment, encode_segment_head, scan
+from shard.files import replace_durably, sync_directory
 from shard.journal_file import cut, open_segments, segment_paths, segment_seq
-from shard.node_state import NodeState, SyncedNote, new_journal, replace_durably, save_state, sync_directory
+from shard.node_state import NodeState, SyncedNote, new_journal, save_state
 from shard.snapshot_file import snapshot_paths, snapshot_seq
 
 DIVERGENT = "divergent"

@@ -14,8 +14,8 @@ from exchange.process import Log
 from shard.core.engine import Engine
 from shard.core.journal import Position
 from shard.core.snapshot import SnapshotHead, decode, encode_head
+from shard.files import replace_durably, sync_directory
 from shard.journal_file import remove_segments_below
-from shard.node_state import replace_durably, sync_directory
 
 SNAPSHOT_SUFFIX = ".snapshot"
 SNAPSHOTS_KEPT = 2

@@ -170,6 +170,8 @@ def of_a_hand_over(stage: Stage, point: Point) -> None:
 STORIES: dict[Point, Story] = {
     Point.PROMISE_BEFORE: of_a_new_primary,
     Point.PROMISE_AFTER: of_a_new_primary,
+    Point.STATE_WRITTEN: of_a_new_primary,
+    Point.STATE_ONE_COPY: of_a_new_primary,
     Point.FILE_BEFORE_RENAME: of_a_new_primary,
     Point.W4_BEFORE_WRITE: of_the_primary,
     Point.W5_WRITTEN: of_the_primary,

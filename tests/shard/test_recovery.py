@@ -273,7 +273,7 @@ def test_node_state_is_read_back_or_refused(tmp_path: Path) -> None:
     assert load_state(tmp_path) == state
     path = tmp_path / STATE_FILE
     whole = path.read_bytes()
-    for spoiled in (b"", whole[:-3], whole.replace(b"4", b"5", 1), b"\x00" * 40, whole + whole):
+    for spoiled in (b"", whole[:50], whole.replace(b"4", b"5"), b"\x00" * 40, whole.replace(b"s0", b"s\xff")):
         path.write_bytes(spoiled)
         with pytest.raises(JournalError, match=r"node\.state"):
             load_state(tmp_path)
