@@ -10,6 +10,7 @@ from tests.sim.run import Mutant
 
 MUTANTS = [
     Mutant("R1 fence", shard=ShardRules(fence=False, compare_logs=False)),
+    Mutant("R1 promised before anything is said", promise_last=True),
     Mutant("R2 commit needs the view", shard=ShardRules(commit_needs_view=False)),
     Mutant("R3 shrink is recorded first", shard=ShardRules(shrink_recorded_first=False)),
     Mutant("R3 a refusal means deposed", shard=ShardRules(obey_refusal=False)),

@@ -84,12 +84,13 @@ class Oracle:
             if seq > self.committed_seq:
                 raise Violation("I13", f"{shell.name} shows events up to seq {seq}, committed is {self.committed_seq}")
 
-    def sent_up(self, shell: "Shell", header: bytes) -> None:
-        """A standby says something to its primary."""
+    def linked(self, shell: "Shell", header: bytes) -> None:
+        """A node says something to the other one: in the term that its disk knows as promised, no other (R1)."""
         message = decode_replica(header)
-        if isinstance(message, m.Appended) and message.epoch < shell.disk.promised:
-            promised = shell.disk.promised
-            raise Violation("I9", f"{shell.name} acknowledges in term {message.epoch}, it has promised {promised}")
+        promised = shell.disk.promised
+        if message.epoch > promised or (isinstance(message, m.Appended) and message.epoch < promised):
+            what = type(message).__name__
+            raise Violation("I9", f"{shell.name} says {what} in term {message.epoch}, its disk has promised {promised}")
 
     def stamped(self, shell: "Shell", ts_ns: int, *, own: bool) -> None:
         """R15: log time does not run ahead of the path that this process knows by more than the bound."""

@@ -35,6 +35,7 @@ class Mutant(Struct, frozen=True):
     lying: bool = False
     fresh_ids: bool = False
     tell_first: bool = False
+    promise_last: bool = False
     relaxed: bool | None = None
 
 
@@ -70,7 +71,7 @@ def run(seed: int, mutant: Mutant = NOTHING, faults: list[Fault] | None = None) 
     for number, (name, peer) in enumerate((("a", "b"), ("b", "a"))):
         shell = Shell(
             world, network, Random(seed + 5 + number), oracle, name=name, peer=peer, relaxed=relaxed,
-            snapshots=snapshots, rules=mutant.shard, instruments=INSTRUMENTS,
+            snapshots=snapshots, rules=mutant.shard, instruments=INSTRUMENTS, promise_last=mutant.promise_last,
         )  # fmt: skip
         shell.on_end = council.process_ended
         oracle.shells[name] = shell

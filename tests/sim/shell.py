@@ -64,7 +64,10 @@ class Step(Enum):
 
 
 class Shell:
-    """One node. `life` grows with every process, so that what an old one had planned is not done by the next."""
+    """One node. `life` grows with every process, so that what an old one had planned is not done by the next.
+
+    `promise_last` breaks the order of its turn: a promise is durable when the turn ends, not before anything leaves.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Shell:
         snapshots: bool,
         rules: Rules,
         instruments: list[m.Instrument],
+        promise_last: bool,
     ) -> None:
         self.name = name
         self.disk = Disk(name, dice)
@@ -101,6 +105,7 @@ class Shell:
         self._snapshots = snapshots
         self._rules = rules
         self._instruments = instruments
+        self._promise_last = promise_last
         self._mono_offset_ns = dice.randrange(10**15)
         self._inbox: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._turning = False
@@ -264,7 +269,8 @@ class Shell:
             source, message = self._inbox.popleft()
             self._take(node, source, message)
         if node.promise > node.promised:
-            self.disk.promised = node.promise
+            if not self._promise_last:
+                self.disk.promised = node.promise
             node.on_promised()
         self._step(Step.PROMISED)
         self._let_go(node, node.ready())
@@ -318,6 +324,7 @@ class Shell:
 
     def _finish(self, node: Node) -> None:
         self._let_go(node, node.ready())
+        self.disk.promised = node.promised
         self._step(Step.SAID)
         if self._relaxed and not self._background and node.synced_seq < node.replica.position.seq:
             self._background = True
@@ -444,7 +451,7 @@ class Shell:
         for parcel in ready.to_standby:
             self._to_standby(parcel)
         for header, payload in ready.to_primary:
-            oracle.sent_up(self, header)
+            oracle.linked(self, header)
             peer = f"{self.name}:{node.incarnation}".encode()
             network.datagram(self.name, self._peer, "link", header, payload, peer)
         for question in ready.control:
@@ -465,6 +472,7 @@ class Shell:
 
     def _to_standby(self, parcel: tuple[bytes, bytes, bytes]) -> None:
         peer, header, payload = parcel
+        self._oracle.linked(self, header)
         self._network.datagram(self.name, peer.partition(b":")[0].decode(), "link", header, payload, b"")
 
     def _cut(self, cut: Cut) -> None:
