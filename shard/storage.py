@@ -18,7 +18,7 @@ from shard.core.journal import Position, SegmentHead
 from shard.core.node import Node, Role
 from shard.core.poison import Poisoned
 from shard.journal_file import JournalFile
-from shard.node_state import NodeState, SyncedNote, boot_id, save_state
+from shard.node_state import NodeState, SyncedNote, boot_id, change_state, save_state
 from shard.rejoin import cut_behind, rebuild
 from shard.snapshot_file import SnapshotWriter
 from shard.supply import Supply
@@ -94,7 +94,9 @@ class Storage:
             reach(Point.PROMISE_BEFORE)
             promised = max(node.promise, self.state.promised_epoch)
             skip = self.state.skip if view is None else tuple(view.skip)
-            self._save(promised_epoch=promised, view_ver=max(ver, self.state.view_ver), skip=skip)
+            changes = {"promised_epoch": promised, "view_ver": max(ver, self.state.view_ver), "skip": skip}
+            self.state = msgspec.structs.replace(self.state, **changes)
+            change_state(self.directory, self.state)  # saved by this process when its session began
             self.trace.note("promise", promised)
             reach(Point.PROMISE_AFTER)
             self._log.info("view", ver=ver, epoch=node.promise, mode=node.mode)

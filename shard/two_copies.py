@@ -1,4 +1,4 @@
-"""A small file that is changed in place and survives any crash: two copies, of which one is whole at any moment.
+"""A small file that is changed in place and survives any crash: two copies, of which one is durable at any moment.
 
 To overwrite blocks that the file has already needs no change of the file system's own books, so one `fdatasync` waits
 for these blocks alone. A file that is written aside and renamed needs two syncs, and each waits for whatever else the
@@ -7,7 +7,8 @@ file system is just writing down: three to ten times as long here, and more when
 Copy number `generation % 2` is written and synced first, then the other one, which the next sync makes durable. So a
 generation begins by overwriting the copy that its predecessor wrote second, and the durable one stays until it is done.
 One copy that is torn, or rots, costs nothing. An unsynced second copy is the one thing that a crash of the machine may
-take; then there is one copy until the next change.
+take. Nobody can know of a file that he finds whether that is so, nor what is on the disk after a sync that failed:
+a process begins with `replace`, which makes both copies durable, and after a failure it must not `change` again.
 """
 
 import os
@@ -45,14 +46,22 @@ def read(path: Path) -> bytes | None:
     return newest.body
 
 
-def write(path: Path, body: bytes) -> None:
-    """Durable when it returns. OSError when the disk fails; what was there before is then still there."""
-    assert len(body) <= BODY_BYTES_MAX, "what is kept here is bounded"
-    newest = _newest(path.read_bytes()) if path.exists() else None
-    if newest is None:
-        first = _encoded(_Copy(0, body)).ljust(COPY_BYTES, b"\0")
-        replace_durably(path, first + first)
-        return
+def replace(path: Path, body: bytes) -> None:
+    """Another file in the place of this one, if it is there. Durable when it returns: two syncs, of names too.
+
+    OSError when the disk fails; what was there before is then still there.
+    """
+    copy = _encoded(_Copy(0, body)).ljust(COPY_BYTES, b"\0")
+    replace_durably(path, copy + copy)
+
+
+def change(path: Path, body: bytes) -> None:
+    """The same file with another body. Durable when it returns: one sync. It must have been replaced by this process.
+
+    OSError when the disk fails: what was there before is still there, and `replace` may be tried.
+    """
+    newest = _newest(path.read_bytes())
+    assert newest is not None, "this process has made it"
     copy = _Copy(newest.generation + 1, body)
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -72,6 +81,7 @@ def _put(descriptor: int, place: int, copy: _Copy) -> None:
 
 
 def _encoded(copy: _Copy) -> bytes:
+    assert len(copy.body) <= BODY_BYTES_MAX, "what is kept here is bounded"
     return _HEAD % (copy.generation, len(copy.body), _crc(copy)) + copy.body
 
 
