@@ -24,6 +24,10 @@ class _File:
         self.synced = len(self.content)
 
 
+_Entry = tuple[int, int, int, _File, Position]
+"""A record: its last seq, where it starts, its size, in which segment, and where the journal stands behind it."""
+
+
 class Disk:
     """Segments, `node.state`, the `synced` note, snapshots. `ends` = chain behind every record, by its last seq."""
 
@@ -42,7 +46,7 @@ class Disk:
         self.written_seq = 0
         self._dice = dice
         self._files: list[_File] = []
-        self._index: list[tuple[int, int, int, _File, Position]] = []
+        self._index: list[_Entry] = []
         self._boot = 0
 
     @property
@@ -195,8 +199,9 @@ class Disk:
             if keep < len(file.content):
                 gone = True
                 torn = min(len(file.content) - keep, self._dice.choice((0, 0, 8, 64)))
+                written = bytes(file.content)
                 file.content[keep:] = bytes(self._dice.randrange(256) for _ in range(torn))
-                self._index = [entry for entry in self._index if entry[3] is not file or entry[1] + entry[2] <= keep]
+                self._index = [entry for entry in self._index if entry[3] is not file or _is_whole(entry, written)]
         self.note_seq = self._dice.choice((self.note_seq, self.note_seq, 0))
         self._restate()
         self.durable_seq = min(self.durable_seq, self.written_seq)
@@ -221,6 +226,12 @@ class Disk:
         """What is known about the records follows from which of them are there."""
         self.ends = {position.seq: position.chain for position in self.positions}
         self.written_seq = max(self.ends)
+
+
+def _is_whole(entry: _Entry, written: bytes) -> bool:
+    """Torn bytes may be just what was there: then nobody can tell that a record was torn."""
+    _, at, size, file, _ = entry
+    return file.content[at : at + size] == written[at : at + size]
 
 
 def _read(content: bytearray, offset: int, size: int) -> bytes:
