@@ -665,7 +665,8 @@ class ShardView(Wire, frozen=True, tag=30):
 class AskIsr(Wire, frozen=True, tag=31):
     """The primary of `epoch` asks to record another in-sync set in place of the one in `ver` of the metadata.
 
-    It is granted only while the metadata stands at `ver`, so a view with a higher one decides it for ever.
+    It is granted only while the metadata stands at `ver`, so a view with a higher one decides it for ever. A process
+    never gives two questions the same `request`, over all terms that it leads.
     """
 
     shard: str
@@ -678,9 +679,12 @@ class AskIsr(Wire, frozen=True, tag=31):
 
 
 class IsrAnswer(Wire, frozen=True, tag=32):
-    """What the store holds after the request was decided; `accepted` = the set asked for is the recorded one."""
+    """What the store holds after a question of this incarnation was decided, for ever: no copy of it that is still on
+    its way can be granted, or change anything. `accepted` = the set asked for is the recorded one.
+    """
 
     request: int
+    incarnation: int
     accepted: bool
     view: ShardView
 

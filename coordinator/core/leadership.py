@@ -243,9 +243,13 @@ class Leadership:
             self._outbox.send(_peer(group.primary[0]), m.Ended(self.shard, self._member(group.current(node))))
 
     def on_ask(self, peer: bytes, message: m.AskIsr) -> None:
-        """A primary asks for another in-sync set."""
+        """A primary asks for another in-sync set. A refusal is for ever, so there is none while the store is behind:
+        when it has been put right, a copy of the question that is still on its way would be granted.
+        """
+        if self._behind:
+            self._outbox.note(f"{self.shard}: {message.node} is not answered: METADATA_BEHIND")
+            return
         try:
-            self._undisturbed()
             changed = groups.change_isr(
                 self.group,
                 ver=self.ver,
@@ -257,12 +261,12 @@ class Leadership:
             )
         except Denied as why:
             self._outbox.note(f"{self.shard}: in-sync set stays: {why}")
-            self._outbox.send(peer, m.IsrAnswer(message.request, False, self.view))
+            self._outbox.send(peer, m.IsrAnswer(message.request, message.incarnation, False, self.view))
             return
         if changed != self.group:
             self._outbox.note(f"{self.shard}: in sync are {', '.join(node for node, _ in changed.isr)}")
         self._keep(changed)
-        self._outbox.send(peer, m.IsrAnswer(message.request, True, self.view))
+        self._outbox.send(peer, m.IsrAnswer(message.request, message.incarnation, True, self.view))
 
     def on_drained(self, peer: bytes, message: m.Drained, now_ns: int) -> None:
         """A primary has handed over. When nobody waits for that any more, it is told to go on."""

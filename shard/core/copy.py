@@ -10,6 +10,7 @@ class Copy:
     """This node's copy of the log, and the session that keeps it.
 
     Up to `synced_seq` it is durable; `replica.position` says where it ends; the records behind `oldest_seq` are there.
+    `questions` = how many this process has asked the store, in all terms: the number of the last one.
     """
 
     def __init__(self, replica: Replica, node: str, terms: Terms, oldest_seq: int) -> None:
@@ -20,6 +21,7 @@ class Copy:
         self.terms = terms
         self.oldest_seq = oldest_seq
         self.synced_seq = replica.position.seq
+        self.questions = 0
 
     @property
     def seq(self) -> int:

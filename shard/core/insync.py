@@ -3,6 +3,7 @@
 from exchange import messages as m
 from exchange.domain import NS_PER_MS
 from exchange.wire import encode
+from shard.core.copy import Copy
 from shard.core.rules import Rules
 
 ASK_RETRY_NS = 100 * NS_PER_MS
@@ -19,22 +20,22 @@ class InSync:
     """The maximal view of one term: the recorded in-sync set and whoever is being added.
 
     One question to the store at a time. It names the `ver` that it wants to change, so it is decided once and for all
-    by the first view with a higher one, or by a refusal: no late copy of it can be granted after that.
+    by the first view with a higher one, or by a refusal: no late copy of it can be granted after that. Answers to
+    questions of terms before, or of a process before, may come at any time: they name another question.
     """
 
-    def __init__(self, node: str, view: m.ShardView, rules: Rules) -> None:
+    def __init__(self, copy: Copy, view: m.ShardView, rules: Rules) -> None:
         self.view = view
         self.adding: m.Member | None = None
         self.asked: m.AskIsr | None = None
-        self._node = node
+        self._copy = copy
         self._rules = rules
-        self._request = 0
         self._asked_ns: int | None = None
 
     @property
     def standby(self) -> m.Member | None:
         """The recorded member besides this node."""
-        return next((member for member in self.view.isr if member.node != self._node), None)
+        return next((member for member in self.view.isr if member.node != self._copy.node), None)
 
     @property
     def required(self) -> m.Member | None:
@@ -55,7 +56,10 @@ class InSync:
 
     def on_answer(self, answer: m.IsrAnswer) -> None:
         """The store has decided; the view of the answer was taken before."""
-        if self.asked is not None and answer.request == self.asked.request:
+        asked = self.asked
+        if asked is None:
+            return
+        if (answer.request, answer.incarnation) == (asked.request, asked.incarnation) or not self._rules.match_answers:
             self._decided()
 
     def require(self, member: m.Member) -> None:
@@ -74,10 +78,12 @@ class InSync:
         if self._asked_ns is not None and now_ns - self._asked_ns < ASK_RETRY_NS:
             return None
         view = self.view
-        self._request += 1
+        self._copy.questions += 1
         self._asked_ns = now_ns
         leader = view.primary
-        self.asked = m.AskIsr(view.shard, self._request, view.ver, view.epoch, leader.node, leader.incarnation, isr)
+        self.asked = m.AskIsr(
+            view.shard, self._copy.questions, view.ver, view.epoch, leader.node, leader.incarnation, isr
+        )
         shrinks = len(isr) < len(view.isr)
         if shrinks and not self._rules.shrink_recorded_first:
             self.view = m.ShardView(view.shard, view.ver, view.epoch, leader, isr, view.members)

@@ -28,7 +28,7 @@ class Leading:
     def __init__(
         self, copy: Copy, post: Post, view: m.ShardView, *, relaxed: bool, solo: bool, shrink_ns: int, rules: Rules
     ) -> None:
-        self.insync = InSync(copy.node, view, rules)
+        self.insync = InSync(copy, view, rules)
         self.epoch = view.epoch
         self.heard_ns = post.now_ns
         self.sync_first = False

@@ -14,6 +14,8 @@ class Rules(Struct, frozen=True):
     """R3: a standby is required until the store has recorded that it is not."""
     obey_refusal: bool = True
     """R3: a primary that learns of a higher term stops."""
+    match_answers: bool = True
+    """R3, R4: only the answer that names the open question decides it."""
     require_before_add: bool = True
     """R4: a standby's acknowledgements are required before the store is asked to add it."""
     term_opens: bool = True

@@ -41,7 +41,8 @@ def view(ver: int, epoch: int, *isr: str, members: str = "a1 b2") -> m.ShardView
 
 
 class Actor:
-    """One node with a perfect disk. `sent` = what left for the other node and was not handed over yet."""
+    """One node with a perfect disk. `sent` = what left for the other node and was not handed over yet, `request` = the
+    number of the last question to the store."""
 
     def __init__(
         self, name: str, incarnation: int, *, journal: list[bytes] | None = None, relaxed: bool = False,
@@ -51,6 +52,7 @@ class Actor:
         self.journal = list(journal or [])
         self.now_ns = NS_PER_MS
         self.cut = False
+        self.request = 0
         self.sent: list[Message] = []
         self.engine = create_engine(CEILINGS, reference=True)
         ring = Ring(after_seq=0, bytes_max=RING_BYTES_MAX, frames_max=RING_FRAMES_MAX)
@@ -117,8 +119,10 @@ class Actor:
         self.node.on_link(message[1], message[2], peer, self.now_ns)
         return self.turn()
 
-    def answer(self, accepted: bool, seen: m.ShardView, request: int = 1) -> list[str]:
-        self.node.on_answer(m.IsrAnswer(request, accepted, seen))
+    def answer(self, accepted: bool, seen: m.ShardView, request: int = 1, incarnation: int | None = None) -> list[str]:
+        """Of the store; `incarnation` = who had asked, None = this session."""
+        asker = self.node.incarnation if incarnation is None else incarnation
+        self.node.on_answer(m.IsrAnswer(request, asker, accepted, seen))
         return self.turn()
 
     def keep(self, ready: Ready) -> list[str]:
@@ -128,7 +132,10 @@ class Actor:
             behind = [record for record in self.journal if decode_head(record).first_seq > ready.fetch.after_seq]
             self.node.on_fetched(b"".join(behind), self.node.replica.position.seq)
         said = [line for line in Stage.said(ready) if not line.startswith("note ")]  # type: ignore[arg-type]
-        said += [_control(decode_coordinator_inbound(payload)) for payload in ready.control]
+        for payload in ready.control:
+            message = decode_coordinator_inbound(payload)
+            said.append(_control(message))
+            self.request = message.request if isinstance(message, m.AskIsr) else self.request
         if ready.cut is not None and not self.cut:
             self.cut = True
             said.append("snapshot" if ready.cut.snapshot else f"cut {ready.cut.seq}")

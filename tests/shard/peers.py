@@ -165,7 +165,7 @@ class Coordinator:
             self.group, self._ver = changed, self._ver + 1
             return
         self._keep(changed)
-        self.socket.send(peer, encode(m.IsrAnswer(message.request, accepted, self._view())))
+        self.socket.send(peer, encode(m.IsrAnswer(message.request, message.incarnation, accepted, self._view())))
 
     def _keep(self, changed: groups.Group) -> None:
         if changed != self.group:

@@ -145,6 +145,24 @@ def test_an_old_answer_decides_nothing() -> None:
     duo.a.order(order(1))
     duo.a.turn()
     assert duo.a.answer(False, view(1, 1, "a1"), request=7) == []
+    assert duo.a.answer(False, view(1, 1, "a1"), incarnation=7) == []
+
+
+def test_an_old_answer_in_a_later_reign_decides_nothing(duo: Duo) -> None:
+    """Who leads again soon after hears what the store said to the questions of the reign before (seed 13984): were its
+    standby no longer required, it could be recorded as in sync without what was committed meanwhile."""
+    first_request = duo.a.request
+    duo.a.view(view(4, 2, "b2"))
+    duo.b.view(view(4, 2, "b2"))
+    duo.talk()
+    duo.a.view(view(5, 3, "a1"))
+    duo.b.view(view(5, 3, "a1"))
+    assert duo.talk()[-1] == "a: ask a b at 5"
+    assert duo.a.request > first_request
+    duo.a.order(order(1))
+    assert "ann: NEW" not in duo.a.pass_time(400)
+    assert duo.a.answer(False, view(3, 1, "a1", "b2"), request=first_request) == []
+    assert "ann: NEW" in duo.a.answer(False, view(5, 3, "a1"), request=duo.a.request)
 
 
 def test_who_promised_a_higher_term_fences_the_older_one(duo: Duo) -> None:

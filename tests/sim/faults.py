@@ -61,7 +61,7 @@ class Fate:
             return
         world = self._world
         world.tell(f"-- {fault.kind} {fault.target}, {fault.for_ns // MS} ms")
-        if fault.kind in ("block", "echo"):
+        if fault.kind in ("block", "echo", "slow"):
             self._disturb(fault)
             return
         shell, other = self._nodes(fault.target)
@@ -147,14 +147,19 @@ class Fate:
         return self._shells[name], self._shells[standby if name == leader else leader]
 
     def _disturb(self, fault: Fault) -> None:
-        """A way is blocked, or what goes along it comes again later."""
+        """A way is blocked or slow, or what goes along it comes again later."""
         source, _, target = fault.target.partition(">")
         links = [(one, other) for one in self._named(source) for other in self._named(target)]
         if fault.kind == "block":
             self._block(links, fault.for_ns)
             return
-        self._world.tell(f"echo: {', '.join(f'{one}->{other}' for one, other in links)}, {fault.number // MS} ms later")
+        ways = ", ".join(f"{one}->{other}" for one, other in links)
+        self._world.tell(f"{fault.kind}: {ways}, {fault.number // MS} ms later")
         for link in links:
+            if fault.kind == "slow":
+                self._network.slow(*link, fault.number)
+                self._world.after(fault.for_ns, self._network.slow, *link, 0)
+                continue
             self._network.echo(*link, fault.number)
             self._world.after(fault.for_ns, self._network.end_echo, *link)
 

@@ -15,6 +15,7 @@ MUTANTS = [
     Mutant("R3 shrink is recorded first", shard=ShardRules(shrink_recorded_first=False)),
     Mutant("R3 a refusal means deposed", shard=ShardRules(obey_refusal=False)),
     Mutant("R3 a question names its version", coordinator=CoordinatorRules(ask_names_ver=False)),
+    Mutant("R3 an answer names its question", shard=ShardRules(match_answers=False)),
     Mutant("R4 require before add", shard=ShardRules(require_before_add=False)),
     Mutant("R5 promote from the set only", coordinator=CoordinatorRules(promote_from_set=False)),
     Mutant("R6 a term begins with EpochStart", shard=ShardRules(term_opens=False)),

@@ -13,7 +13,7 @@ from tests.sim.council import Council
 from tests.sim.entry import Client, Gateway
 from tests.sim.faults import Fate
 from tests.sim.oracle import Oracle
-from tests.sim.plan import Fault, plan
+from tests.sim.plan import Fault, is_long, plan
 from tests.sim.shell import Shell
 from tests.sim.verdict import Verdict
 from tests.sim.world import MS, Network, Violation, Weather, World
@@ -62,6 +62,8 @@ def run(seed: int, mutant: Mutant = NOTHING, faults: list[Fault] | None = None) 
     faults = plan(seed, Random(seed + 1), SAFETY_NS) if faults is None else faults
     world = World()
     network = Network(world, Random(seed + 2), Weather(Random(seed + 3)))
+    if is_long(seed):
+        network.weather.calm()
     oracle = Oracle(world, relaxed=relaxed)
     snapshots = dice.random() < 0.3
     council = Council(

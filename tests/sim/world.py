@@ -94,6 +94,7 @@ class Network:
         self._blocked: dict[tuple[str, str], int] = {}
         self._streams: dict[tuple[str, str], int] = {}
         self._echoes: dict[tuple[str, str], int] = {}
+        self._slow: dict[tuple[str, str], int] = {}
 
     def join(self, name: str, actor: Actor) -> None:
         self._actors[name] = actor
@@ -116,6 +117,10 @@ class Network:
         """What is sent from now on comes once."""
         self._echoes.pop((source, target), None)
 
+    def slow(self, source: str, target: str, delay_ns: int) -> None:
+        """From now on every datagram in this direction takes so much longer; 0 = no longer so."""
+        self._slow[source, target] = delay_ns
+
     @property
     def disturbed(self) -> bool:
         """Some way is cut."""
@@ -124,6 +129,7 @@ class Network:
     def heal(self) -> None:
         """Everything gets through again."""
         self._blocked.clear()
+        self._slow.clear()
         self._echoes.clear()
         self.weather.calm()
 
@@ -133,7 +139,7 @@ class Network:
         for copy in range(copies):
             if weather.loss and dice.random() < weather.loss:
                 continue
-            delay_ns = dice.randrange(50 * US, 2 * MS)
+            delay_ns = dice.randrange(50 * US, 2 * MS) + self._slow.get((source, target), 0)
             if copy or (weather.late and dice.random() < weather.late):
                 delay_ns += dice.randrange(weather.late_ns)
             self._world.after(delay_ns, self._deliver, source, target, message)
