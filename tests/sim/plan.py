@@ -62,10 +62,12 @@ common alone."""
 
 def plan(seed: int, dice: Random, until_ns: int) -> list[Fault]:
     """The faults of one run, in order of time. Every fourth seed plays scripts, most of these nothing else; every
-    sixteenth one plays those of many steps only, in fair weather."""
+    sixteenth one plays those of many steps only, in fair weather, and another sixteenth is about slow ways."""
     faults = list(_mixture(dice, until_ns))
     if seed % 4 == 0:
         faults = [*(faults if dice.random() < 0.25 else []), *_scripts(dice, until_ns, SCRIPTS)]
+    elif seed % 16 == 3:
+        faults = list(_slow_ways(dice, until_ns))
     elif is_long(seed):
         faults = list(_scripts(dice, until_ns, LONG_SCRIPTS))
     return sorted(faults, key=lambda fault: fault.at_ns)
@@ -89,6 +91,20 @@ def _mixture(dice: Random, until_ns: int) -> Iterator[Fault]:
             at_ns += dice.randrange(1 * MS, 20 * MS)  # soon another one, while the first still works
         else:
             at_ns += dice.randrange(1, 2 * gap_ns)
+
+
+def _slow_ways(dice: Random, until_ns: int) -> Iterator[Fault]:
+    """Changes of hands while some ways between nodes and coordinator are slow, and old messages come again: what is
+    a race of a millisecond elsewhere lasts as long as a reign here."""
+    kinds = {"slow": 6, "echo": 4, "switch": 4, "elect": 3, "kill": 3, "pause": 2, "lull": 2, "stop machine": 2}
+    at_ns = 300 * MS
+    while at_ns < until_ns:
+        kind = dice.choices(list(kinds), list(kinds.values()))[0]
+        target, number = dice.choice(NODES), dice.randrange(1 << 30)
+        if kind in ("slow", "echo"):
+            target, number = ">".join(dice.choice(LINKS[:6])), dice.choice((30, 120, 400, 900)) * dice.randrange(MS)
+        yield Fault(at_ns, kind, target, dice.choice((5, 30, 120, 350, 800)) * MS, number)
+        at_ns += dice.choice((10, 60, 250)) * dice.randrange(MS)
 
 
 def _scripts(dice: Random, until_ns: int, scripts: Sequence[tuple[Script, int]]) -> Iterator[Fault]:
