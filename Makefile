@@ -27,7 +27,7 @@ demo: setup ## a whole exchange to play with; Ctrl-C ends it and leaves nothing 
 	@$(BIN)/shardex demo $(ARGS)
 
 test: lint ## everything: style, types, layers, native crate, tests (PYTEST_ARGS="-k journal")
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 explore: setup ## the property tests with examples that no run had before, and many more of them
 	$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=explore --timeout=3600 $(PYTEST_ARGS)
